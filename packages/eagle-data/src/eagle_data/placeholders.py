@@ -1,0 +1,78 @@
+"""Placeholders of media in conversations: `<image>`, `<image-2>`, `<video>`, `<video-1>`.
+
+`number_placeholders` turns every accepted spelling into the numbered one and checks that text and media agree, so
+nothing later has to guess (upstream section 3.2). `split_placeholders` cuts a numbered text into its parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from eagle_data.errors import SampleError
+from eagle_data.samples import Message
+
+_NUMBERED = re.compile(r"<(image|video)-(\d+)>")
+_ANY = re.compile(r"<(image|video)(?:-(\d+))?>\n?")
+
+
+def split_placeholders(text: str) -> list[str | tuple[str, int]]:
+    """Cut `text` into strings and `(kind, number)` pairs, in order; empty strings are left out."""
+    parts: list[str | tuple[str, int]] = []
+    end = 0
+    for match in _NUMBERED.finditer(text):
+        if match.start() > end:
+            parts.append(text[end : match.start()])
+        parts.append((match[1], int(match[2])))
+        end = match.end()
+    if end < len(text):
+        parts.append(text[end:])
+    return parts
+
+
+def number_placeholders(messages: Sequence[Message], *, images: int, videos: int, where: str) -> tuple[Message, ...]:
+    """Number the placeholders of all turns but the assistant's, and add those of media no turn mentions.
+
+    - `<image>` without a number takes the next number of its kind; one newline after it is dropped, as upstream does.
+    - A kind that no turn mentions is put before the first user turn, in order.
+    - An assistant turn is text: placeholders in it stay as they are written.
+
+    Raises SampleError where the mentioned numbers are not exactly 1..n, each once, or spellings are mixed.
+    """
+    counts = {"image": images, "video": videos}
+    mentioned: dict[str, list[int]] = {"image": [], "video": []}
+    spellings: dict[str, set[bool]] = {"image": set(), "video": set()}
+
+    def number(match: re.Match[str]) -> str:
+        kind, digits = match[1], match[2]
+        spellings[kind].add(digits is not None)
+        k = int(digits) if digits else len(mentioned[kind]) + 1
+        mentioned[kind].append(k)
+        newline = "\n" if digits and match[0].endswith("\n") else ""
+        return f"<{kind}-{k}>{newline}"
+
+    numbered = [
+        message if message.role == "assistant" else Message(message.role, _ANY.sub(number, message.text)) for message in messages
+    ]
+    prefix = ""
+    for kind, count in counts.items():
+        seen = mentioned[kind]
+        if len(spellings[kind]) > 1:
+            raise SampleError(where, f"both <{kind}> and numbered <{kind}-k> placeholders are used; use one spelling")
+        if not seen:
+            prefix += "".join(f"<{kind}-{k}>" for k in range(1, count + 1))
+        elif sorted(seen) != list(range(1, count + 1)):
+            listed = ", ".join(f"<{kind}-{k}>" for k in seen)
+            raise SampleError(
+                where,
+                f"the text mentions {len(seen)} {kind} placeholder(s) ({listed}) but {count} {kind}(s) are attached; "
+                f"mention each of 1..{count} exactly once, or none",
+            )
+    if prefix:
+        for i, message in enumerate(numbered):
+            if message.role == "user":
+                numbered[i] = Message("user", prefix + message.text)
+                break
+        else:
+            raise SampleError(where, "media are attached but there is no human turn to show them in")
+    return tuple(numbered)

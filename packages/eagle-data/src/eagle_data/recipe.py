@@ -1,0 +1,75 @@
+"""Data recipes: which annotation files are mixed, in upstream's JSON form (section 3.1).
+
+`{name: {"root": …, "annotation": "x.jsonl", "repeat_time": 1, …}}`, as JSON or YAML. Relative paths are taken from
+the recipe file's folder, or from the working directory where nothing lies there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from eagle_data.strict import Strict
+
+
+class DatasetEntry(Strict):
+    """One dataset of a recipe.
+
+    `annotation` is a JSONL file, `root` is joined to its relative media paths. `repeat_time` may be fractional: 1.5
+    is every sample once and half of them, drawn anew each epoch, once more; `weight` multiplies it. `data_augment`
+    re-encodes images as JPEG of quality 75-100, seeded per sample and epoch. `max_dynamic_tiles` overrides the
+    recipe's tile limit for this dataset.
+    """
+
+    annotation: Path
+    root: Path = Path()
+    repeat_time: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0)
+    data_augment: bool = False
+    max_dynamic_tiles: int | None = Field(None, ge=1)
+
+    @classmethod
+    def ignores(cls, key: str) -> bool:
+        """Upstream's informative keys: they describe, nothing reads them."""
+        return key in {"length", "modality", "modility"} or key.endswith("description")
+
+
+def load_data_recipe(path: str | Path) -> dict[str, DatasetEntry]:
+    """Read a recipe file; raises ValueError naming the file, the dataset and the key that is wrong."""
+    path = Path(path)
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in {".yaml", ".yml"}:
+        import yaml
+
+        content = yaml.safe_load(text)
+    else:
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{error.lineno}: the recipe is not JSON ({error.msg})") from error
+    return parse_data_recipe(content, base=path.parent, source=str(path))
+
+
+def parse_data_recipe(content: Any, *, base: Path, source: str) -> dict[str, DatasetEntry]:
+    """A decoded recipe with its paths resolved against `base`; `source` names it in errors."""
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{source}: a data recipe is an object of datasets, {{name: {{root, annotation, …}}}}, and not empty")
+    entries = {}
+    for name, values in content.items():
+        try:
+            entry = DatasetEntry.model_validate(values)
+        except ValueError as error:
+            raise ValueError(f"{source}: dataset {name!r}: {error}") from error
+        entries[str(name)] = entry.model_copy(
+            update={"annotation": _resolve(base, entry.annotation), "root": _resolve(base, entry.root)}
+        )
+    return entries
+
+
+def _resolve(base: Path, path: Path) -> Path:
+    beside = base / path
+    return path if not beside.exists() and path.exists() else beside

@@ -1,0 +1,67 @@
+"""Pictures of an encoded sample: decoding, cutting and normalising its units to model-ready pixels.
+
+The edge between plans and files. Augmentation is drawn from a generator the caller seeds, so the same sample in the
+same epoch always gets the same pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from eagle_data.encode import ImageUnit, VideoUnit
+from eagle_data.images import load_image
+from eagle_data.pixels import frame_pixels, image_pixels
+from eagle_data.video import read_frames
+
+
+def load_unit(
+    unit: ImageUnit | VideoUnit, *, tile_size: int, use_thumbnail: bool = True, augment: np.random.Generator | None = None
+) -> np.ndarray:
+    """float32 `[tiles, 3, tile_size, tile_size]` of one unit; raises MediaError naming the file that cannot be read."""
+    if isinstance(unit, VideoUnit):
+        frames = read_frames(unit.path, unit.indices, start=unit.start, end=unit.end)
+        return frame_pixels(frames, tile_size=tile_size)
+    source = unit.path if unit.key is None else {"lmdb_file": unit.path, "lmdb_key": unit.key}
+    image = load_image(source)
+    if augment is not None:
+        image = _jpeg(image, quality=int(augment.integers(75, 101)))
+    return image_pixels(image, tile_size=tile_size, grid=unit.grid, use_thumbnail=use_thumbnail)
+
+
+def load_units(
+    units: Sequence[ImageUnit | VideoUnit], *, tile_size: int, use_thumbnail: bool = True, augment: np.random.Generator | None = None
+) -> np.ndarray:
+    """The pixels of all units in text order, float32 `[tiles, 3, tile_size, tile_size]`; zero tiles for no unit."""
+    if not units:
+        return np.zeros((0, 3, tile_size, tile_size), dtype=np.float32)
+    return np.concatenate([load_unit(unit, tile_size=tile_size, use_thumbnail=use_thumbnail, augment=augment) for unit in units])
+
+
+def units_to_json(units: Sequence[ImageUnit | VideoUnit]) -> str:
+    """One JSON string for storage; `units_from_json` is its inverse."""
+    return json.dumps([asdict(unit) for unit in units], separators=(",", ":"))
+
+
+def units_from_json(text: str) -> tuple[ImageUnit | VideoUnit, ...]:
+    """The units stored by `units_to_json`."""
+    units: list[ImageUnit | VideoUnit] = []
+    for values in json.loads(text):
+        if "grid" in values:
+            units.append(ImageUnit(**{**values, "grid": tuple(values["grid"])}))
+        else:
+            units.append(VideoUnit(**{**values, "indices": tuple(values["indices"])}))
+    return tuple(units)
+
+
+def _jpeg(image, *, quality: int):
+    """Re-encode as JPEG, the release's only augmentation (upstream section 2.3)."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")

@@ -1,0 +1,209 @@
+"""The fused loss: equal to plain autograd in float64, exact in what it skips, bounded in what it holds, loud about bad input."""
+
+import math
+
+import eagle_kernels
+import pytest
+import torch
+import torch.nn.functional as F
+from eagle_kernels.ops.linear_cross_entropy import LossTerms, naive_linear_cross_entropy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+def _case(tokens, width, vocab, supervised, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, width, dtype=torch.float64, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(vocab, width, dtype=torch.float64, generator=generator).to(dtype).requires_grad_()
+    labels = torch.randint(vocab, (tokens,), generator=generator)
+    keep = torch.rand(tokens, generator=generator) < supervised
+    return hidden, weight, labels.where(keep, -100), torch.rand(tokens, generator=generator)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    tokens=st.integers(0, 23),
+    width=st.integers(1, 9),
+    vocab=st.integers(1, 17),
+    supervised=st.sampled_from([0.0, 0.3, 1.0]),
+    chunk_rows=st.integers(1, 30),
+    weighted=st.booleans(),
+    rows_given=st.booleans(),
+    softcap=st.sampled_from([None, 2.5]),
+    z_loss=st.sampled_from([0.0, 0.01]),
+    label_smoothing=st.sampled_from([0.0, 0.2]),
+    seed=st.integers(0, 99),
+)
+def test_loss_and_gradients_equal_plain_autograd(
+    tokens, width, vocab, supervised, chunk_rows, weighted, rows_given, softcap, z_loss, label_smoothing, seed
+):
+    hidden, weight, labels, loss_weight = _case(tokens, width, vocab, supervised, seed)
+    loss_weight = loss_weight if weighted else None
+    rows = (labels != -100).nonzero().squeeze(-1)
+    result = eagle_kernels.linear_cross_entropy(
+        hidden,
+        weight,
+        labels,
+        loss_weight=loss_weight,
+        loss_rows=rows if rows_given else None,
+        softcap=softcap,
+        z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        chunk_rows=chunk_rows,
+    )
+    terms = LossTerms(softcap, z_loss, label_smoothing)
+    expected = naive_linear_cross_entropy(hidden, weight, labels, loss_weight, rows, terms)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    grads = torch.autograd.grad(3 * result, (hidden, weight))
+    torch.testing.assert_close(grads, torch.autograd.grad(3 * expected, (hidden, weight)), rtol=1e-11, atol=1e-12)
+
+
+def test_it_passes_gradcheck_with_every_term_on():
+    hidden, weight, labels, loss_weight = _case(7, 3, 5, 0.7)
+
+    def loss(hidden, weight):
+        return eagle_kernels.linear_cross_entropy(
+            hidden, weight, labels, loss_weight=loss_weight, softcap=3.0, z_loss=0.05, label_smoothing=0.1, chunk_rows=3
+        )
+
+    assert torch.autograd.gradcheck(loss, (hidden, weight))
+
+
+def test_without_options_it_is_torch_cross_entropy_summed():
+    hidden, weight, labels, _ = _case(12, 6, 9, 0.6)
+    expected = F.cross_entropy(hidden @ weight.T, labels, ignore_index=-100, reduction="sum")
+    torch.testing.assert_close(eagle_kernels.linear_cross_entropy(hidden, weight, labels), expected)
+
+
+def test_square_root_weights_give_samples_the_published_shares():
+    """Appendix A.4: 1, 100 and 900 labels give token weights .024390, .0024390, .00081301; zero logits cost log V each."""
+    counts = [1, 100, 900]
+    loss_weight = torch.cat([torch.full((n,), n**-0.5, dtype=torch.float64) for n in counts])
+    hidden, weight = torch.zeros(1001, 2, dtype=torch.float64), torch.zeros(5, 2, dtype=torch.float64)
+    labels = torch.zeros(1001, dtype=torch.int64)
+    normaliser = loss_weight.sum()
+    assert normaliser.item() == pytest.approx(41)
+    assert (loss_weight[[0, 1, 101]] / normaliser).tolist() == pytest.approx([0.024390, 0.0024390, 0.00081301], rel=1e-4)
+    loss = eagle_kernels.linear_cross_entropy(hidden, weight, labels, loss_weight=loss_weight) / normaliser
+    assert loss.item() == pytest.approx(math.log(5))
+
+
+class _Products(TorchDispatchMode):
+    """Records the shape of every matrix product's result and of every tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.products, self.made = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.made.append(tuple(result.shape))
+            if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+                self.products.append(tuple(result.shape))
+        return result
+
+
+def test_ignored_rows_are_never_multiplied_and_no_more_than_a_chunk_of_logits_exists():
+    hidden, weight, labels, _ = _case(50, 3, 101, 0.4)
+    supervised = int((labels != -100).sum())
+    assert 0 < supervised < 40
+    with _Products() as seen:
+        eagle_kernels.linear_cross_entropy(hidden, weight, labels, chunk_rows=8).backward()
+    logit_rows = [shape[0] for shape in seen.products if shape[1:] == (101,)]
+    assert sum(logit_rows) == supervised
+    assert max(logit_rows) == 8
+    assert max(shape[0] for shape in seen.made if len(shape) == 2 and shape[1] == 101) == 8
+
+
+def test_a_pack_without_a_supervised_row_gives_zero_and_zero_gradients():
+    hidden, weight, labels, _ = _case(5, 3, 7, 0.0)
+    loss = eagle_kernels.linear_cross_entropy(hidden, weight, labels, loss_rows=torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == 0
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    assert not hidden.grad.any()
+    assert not weight.grad.any()
+
+
+def test_a_frozen_head_gets_no_gradient_and_a_frozen_trunk_neither():
+    hidden, weight, labels, _ = _case(6, 3, 7, 1.0)
+    both = torch.autograd.grad(eagle_kernels.linear_cross_entropy(hidden, weight, labels), (hidden, weight))
+    alone = torch.autograd.grad(eagle_kernels.linear_cross_entropy(hidden, weight.detach(), labels), hidden)
+    head = torch.autograd.grad(eagle_kernels.linear_cross_entropy(hidden.detach(), weight, labels), weight)
+    torch.testing.assert_close((*alone, *head), both)
+    with torch.no_grad():
+        assert not eagle_kernels.linear_cross_entropy(hidden, weight, labels).requires_grad
+
+
+def test_bfloat16_sums_the_weight_gradient_over_chunks_without_losing_small_parts():
+    """4096 equal rows in chunks of 16: a bfloat16 accumulator would stall far below the true sum."""
+    hidden = torch.ones(4096, 1, dtype=torch.bfloat16)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    loss = eagle_kernels.linear_cross_entropy(hidden, weight, torch.zeros(4096, dtype=torch.int64), chunk_rows=16)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(4096 * math.log(2), rel=1e-5)
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.bfloat16
+    assert weight.grad.flatten().tolist() == [-2048.0, 2048.0]
+
+
+def test_bfloat16_error_is_no_worse_than_the_gradients_of_the_eager_loss():
+    hidden, weight, labels, loss_weight = _case(300, 64, 200, 0.8, dtype=torch.bfloat16)
+    rows = (labels != -100).nonzero().squeeze(-1)
+    wide = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
+    exact = torch.autograd.grad(naive_linear_cross_entropy(wide[0], wide[1], labels, loss_weight, rows, LossTerms()), wide)
+    eager = torch.autograd.grad(
+        naive_linear_cross_entropy(hidden, weight, labels, loss_weight, rows, LossTerms()), (hidden, weight)
+    )
+    loss = eagle_kernels.linear_cross_entropy(hidden, weight, labels, loss_weight=loss_weight, chunk_rows=64)
+    ours = torch.autograd.grad(loss, (hidden, weight))
+    for truth, theirs, mine in zip(exact, eager, ours, strict=True):
+        assert (mine.double() - truth).norm() <= 1.05 * (theirs.double() - truth).norm()
+
+
+def test_autocast_around_the_call_does_not_change_the_stated_casting():
+    hidden, weight, labels, _ = _case(20, 8, 11, 0.5, dtype=torch.float32)
+    plain = torch.autograd.grad(eagle_kernels.linear_cross_entropy(hidden, weight, labels), (hidden, weight))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = torch.autograd.grad(eagle_kernels.linear_cross_entropy(hidden, weight, labels), (hidden, weight))
+    for left, right in zip(plain, cast, strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_tied_embedding_receives_both_gradients():
+    table = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    ids, labels = torch.tensor([1, 2, 3]), torch.tensor([2, 3, -100])
+    grad = torch.autograd.grad(eagle_kernels.linear_cross_entropy(table[ids], table, labels), table)
+    expected = torch.autograd.grad(F.cross_entropy(table[ids] @ table.T, labels, reduction="sum"), table)
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "change"),
+    [
+        (ValueError, r"hidden has shape \[1, 4, 3\].*flatten", {"hidden": torch.zeros(1, 4, 3)}),
+        (ValueError, r"weight has shape \[0\].*gathered", {"weight": torch.zeros(0)}),
+        (TypeError, "weight is torch.float64 but hidden is torch.float32", {"weight": torch.zeros(5, 3, dtype=torch.float64)}),
+        (TypeError, "shift_labels is torch.int32", {"shift_labels": torch.zeros(4, dtype=torch.int32)}),
+        (ValueError, r"shift_labels has shape \[3\], expected \[4\]", {"shift_labels": torch.zeros(3, dtype=torch.int64)}),
+        (ValueError, "shift_labels holds values from 0 to 5, outside", {"shift_labels": torch.tensor([0, 5, -100, 1])}),
+        (ValueError, "shift_labels is on meta", {"shift_labels": torch.zeros(4, dtype=torch.int64, device="meta")}),
+        (TypeError, "loss_weight has dtype torch.int64", {"loss_weight": torch.ones(4, dtype=torch.int64)}),
+        (ValueError, "loss_weight has shape", {"loss_weight": torch.ones(1)}),
+        (ValueError, "loss_weight requires grad", {"loss_weight": torch.ones(4, requires_grad=True)}),
+        (TypeError, "loss_rows must be", {"loss_rows": torch.tensor([0], dtype=torch.int32)}),
+        (ValueError, "loss_rows lists 1 rows but shift_labels supervises 2", {"loss_rows": torch.tensor([0])}),
+        (ValueError, "softcap", {"softcap": 0.0}),
+        (ValueError, "z_loss", {"z_loss": -0.1}),
+        (ValueError, "label_smoothing", {"label_smoothing": 1.0}),
+        (ValueError, "chunk_rows", {"chunk_rows": 0}),
+    ],
+)
+def test_wrong_arguments_are_errors_that_name_the_argument(error, match, change):
+    arguments = {"hidden": torch.zeros(4, 3), "weight": torch.zeros(5, 3), "shift_labels": torch.tensor([0, -100, 4, -100])}
+    with pytest.raises(error, match=match):
+        eagle_kernels.linear_cross_entropy(**(arguments | change))

@@ -1,0 +1,353 @@
+"""The processor: messages and media to model inputs, in the released prompt dialect.
+
+It promises prompts byte-identical to the released processor (upstream sections 2.1 and 2.4), left padding, tiles in the
+order of their tokens, and files that both this package and the released code read. Wording and tiling are eagle_data's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from eagle_data.dialect import Dialect, get_dialect
+from transformers import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from eagle_model.chat_template import chat_template as build_chat_template
+from eagle_model.configuration import Eagle2_5_VLConfig
+from eagle_model.image_processing import TILING_KEYS, Eagle2_5_VLImageProcessor, frame_sizes, to_picture
+from eagle_model.tokens import token_id
+from eagle_model.vision_info import kind_of, load_image_item, load_video_item, media_items
+
+_VIDEO_KEYS = ("fps", "timestamps")
+
+
+@dataclass
+class _Media:
+    """What the placeholders of one batch refer to, and the tiles collected so far in the order of the text."""
+
+    images: Sequence[Any]
+    videos: Sequence[Any]
+    fps: Sequence[float | None]
+    timestamps: Sequence[Sequence[float] | None]
+    image_options: Mapping[str, Any]
+    video_options: Mapping[str, Any]
+    tiles: list[np.ndarray] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Eagle2_5_VLProcessor(ProcessorMixin):
+    """Tokenizer and image processor of Eagle 2.5 behind the released interface.
+
+    Args:
+        image_processor: `Eagle2_5_VLImageProcessor`.
+        tokenizer: any fast tokenizer with Eagle's special tokens.
+        chat_template: jinja source; None means the released rendering.
+        tokens_per_tile: context tokens of one tile; must equal the model's `config.num_image_token`.
+        image_token, video_token, image_start_token, image_end_token, image_placeholder, video_placeholder,
+            vision_feature_select_strategy: keys of the released file.
+        dialect: `released` (default) or `training`, the wording around pictures (eagle_data.dialect).
+
+    Raises ValueError where the tokenizer lacks a token, or for an unknown dialect.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        vision_feature_select_strategy: str | None = None,
+        chat_template: Any = None,
+        image_token: str = "<IMG_CONTEXT>",
+        video_token: str = "<IMG_CONTEXT>",
+        tokens_per_tile: int = 256,
+        image_placeholder: str = "image",
+        video_placeholder: str = "video",
+        image_start_token: str = "<img>",
+        image_end_token: str = "</img>",
+        dialect: str = "released",
+        **kwargs: Any,
+    ):
+        if tokenizer is None or image_processor is None:
+            raise ValueError("Eagle2_5_VLProcessor needs an image_processor and a tokenizer")
+        wording = get_dialect(dialect)
+        if chat_template is None:
+            chat_template = build_chat_template(wording.default_system)
+        self.vision_feature_select_strategy = vision_feature_select_strategy
+        self.image_token = image_token
+        self.video_token = video_token
+        self.tokens_per_tile = tokens_per_tile
+        self.image_placeholder = image_placeholder
+        self.video_placeholder = video_placeholder
+        self.image_start_token = image_start_token
+        self.image_end_token = image_end_token
+        self.dialect = dialect
+        self.image_token_id = token_id(tokenizer, image_token)
+        self.video_token_id = token_id(tokenizer, video_token)
+        for name in (image_start_token, image_end_token):
+            token_id(tokenizer, name)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def for_config(cls, config: Eagle2_5_VLConfig, tokenizer: Any, **kwargs: Any) -> Eagle2_5_VLProcessor:
+        """A processor whose tile size, tile bounds and tokens per tile are those of a model config.
+
+        `kwargs` go to the constructor. Raises ValueError where `config.image_token_index` is not the tokenizer's
+        `<IMG_CONTEXT>`.
+        """
+        image_processor = Eagle2_5_VLImageProcessor(
+            size=config.tile_size,
+            min_dynamic_tiles=config.min_dynamic_tiles,
+            max_dynamic_tiles=config.max_dynamic_tiles,
+            use_thumbnail=config.use_thumbnail,
+        )
+        processor = cls(image_processor, tokenizer, tokens_per_tile=config.num_image_token, **kwargs)
+        if processor.image_token_id != config.image_token_index:
+            raise ValueError(
+                f"config.image_token_index is {config.image_token_index} but the tokenizer's {processor.image_token} is "
+                f"{processor.image_token_id}; set it with eagle_model.token_id(tokenizer)"
+            )
+        return processor
+
+    @property
+    def wording(self) -> Dialect:
+        """The prompt dialect as a value."""
+        return get_dialect(self.dialect)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return list(dict.fromkeys([*self.tokenizer.model_input_names, *self.image_processor.model_input_names, "image_sizes"]))
+
+    def process_vision_info(
+        self, conversations: Sequence[Any], return_video_kwargs: bool = False
+    ) -> tuple[list[Any] | None, list[Any] | None] | tuple[list[Any] | None, list[Any] | None, dict[str, list[Any]]]:
+        """Load the media of one conversation or several, in order (upstream section 2.4).
+
+        Returns:
+            images (PIL) or None, videos (arrays of frames or lists of pictures) or None; with `return_video_kwargs` also
+            `{"fps": [...], "timestamps": [[...] or None, ...]}`, one entry per video, for `videos_kwargs`.
+        """
+        images: list[Any] = []
+        videos: list[Any] = []
+        video_kwargs: dict[str, list[Any]] = {"fps": [], "timestamps": []}
+        for item in media_items(conversations):
+            if kind_of(item) == "image":
+                images.append(load_image_item(item))
+            else:
+                frames, fps, timestamps = load_video_item(item)
+                videos.append(frames)
+                video_kwargs["fps"].append(fps)
+                video_kwargs["timestamps"].append(timestamps)
+        if return_video_kwargs:
+            return images or None, videos or None, video_kwargs
+        return images or None, videos or None
+
+    def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]  # media come by the released route
+        self,
+        conversation: Sequence[Any],
+        chat_template: str | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: Any = None,
+        padding: bool | str = False,
+        images_kwargs: Mapping[str, Any] | None = None,
+        videos_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Render messages; with `tokenize=True` also load their media and return model inputs.
+
+        Returns:
+            The prompt with numbered placeholders (a list of them for several conversations); or `input_ids`; or with
+            `return_dict=True` everything `__call__` returns. `kwargs` reach the template (`add_vision_id`).
+        """
+        template = {} if chat_template is None else {"chat_template": chat_template}
+        prompts = super().apply_chat_template(
+            list(conversation), add_generation_prompt=add_generation_prompt, tokenize=False, **template, **kwargs
+        )
+        if not tokenize:
+            return prompts
+        images, videos, from_media = self.process_vision_info(conversation, return_video_kwargs=True)  # pyright: ignore[reportAssignmentType]
+        inputs = self(
+            text=prompts,
+            images=images,
+            videos=videos,
+            padding=padding,
+            return_tensors=return_tensors,
+            images_kwargs=images_kwargs,
+            videos_kwargs={**from_media, **(videos_kwargs or {})},
+            **(processor_kwargs or {}),
+        )
+        return inputs if return_dict else inputs["input_ids"]
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # the released signature
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        audio: None = None,
+        videos: Sequence[Any] | None = None,
+        *,
+        images_kwargs: Mapping[str, Any] | None = None,
+        videos_kwargs: Mapping[str, Any] | None = None,
+        text_kwargs: Mapping[str, Any] | None = None,
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prompts with placeholders and media to model inputs (upstream section 2.4).
+
+        Args:
+            images: images of all prompts, in order, as `process_vision_info` returns them.
+            text: one prompt or a batch. `<image-k>` and `<video-k>` count from 1 within each prompt; each must appear once.
+            audio: refused; the released signature has it.
+            videos: videos of all prompts, in order, as `process_vision_info` returns them.
+            images_kwargs: `min_dynamic_tiles`, `max_dynamic_tiles`, `use_thumbnail`.
+            videos_kwargs: `fps`, `timestamps` (one entry per video) and the tiling keys; one tile per frame by default.
+            text_kwargs: to the tokenizer, like `kwargs`.
+            return_tensors: `pt`, `np`, or None for lists of token ids.
+            **kwargs: to the tokenizer (`padding`, `truncation` …); padding is on the left unless `padding_side` says otherwise.
+
+        Returns:
+            `input_ids`, `attention_mask` [batch, tokens]; with media `pixel_values` [tiles, 3, side, side] and
+            `image_sizes` [images and frames, 2] as (height, width), both in the order of the text.
+
+        Raises:
+            ValueError: placeholders and media do not match, audio, or a truncation that cuts into a picture.
+        """
+        if audio is not None:
+            raise ValueError("Eagle 2.5 takes no audio")
+        if text is None:
+            if images is None and videos is None:
+                raise ValueError("the processor needs text, images or videos")
+            return self.image_processor(images, videos=videos, return_tensors=return_tensors or "pt", **(images_kwargs or {}))
+        prompts = [text] if isinstance(text, str) else list(text)
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError("text must be a string or a list of strings")
+        flat = {key: kwargs.pop(key) for key in TILING_KEYS if key in kwargs}
+        video_options = dict(videos_kwargs or {})
+        fps, timestamps = video_options.pop("fps", None), video_options.pop("timestamps", None)
+        video_list = [] if videos is None else list(videos)
+        media = _Media(
+            images=[] if images is None else (list(images) if isinstance(images, (list, tuple)) else [images]),
+            videos=video_list,
+            fps=_per_video(fps, len(video_list), "fps"),
+            timestamps=_per_video(timestamps, len(video_list), "timestamps"),
+            image_options={**flat, **(images_kwargs or {})},
+            video_options=video_options,
+        )
+        expanded = self._expand(prompts, media)
+        options = {"padding_side": "left", **kwargs, **(text_kwargs or {})}
+        encoded = self.tokenizer(expanded, return_tensors=return_tensors, **options)
+        if options.get("truncation"):
+            self._check_truncation(expanded, encoded["input_ids"])
+        data = dict(encoded)
+        if media.tiles:
+            pixels = np.concatenate(media.tiles)
+            sizes = np.array(media.sizes, dtype=np.int64)
+            as_torch = return_tensors in (None, "pt")
+            data["pixel_values"] = torch.from_numpy(pixels) if as_torch else pixels
+            data["image_sizes"] = torch.from_numpy(sizes) if as_torch else sizes
+        return BatchFeature(data)
+
+    def _expand(self, prompts: Sequence[str], media: _Media) -> list[str]:
+        """Prompts with every placeholder replaced by its dialect text; fills `media.tiles` in the order of the text."""
+        pattern = re.compile(rf"<({re.escape(self.image_placeholder)}|{re.escape(self.video_placeholder)})-(\d+)>")
+        expanded: list[str] = []
+        used = {"image": 0, "video": 0}
+        for row, prompt in enumerate(prompts):
+            numbers: dict[str, list[int]] = {"image": [], "video": []}
+            for match in pattern.finditer(prompt):
+                numbers[self._kind(match)].append(int(match[2]))
+            for kind, found in numbers.items():
+                if sorted(found) != list(range(1, len(found) + 1)):
+                    raise ValueError(
+                        f"prompt {row} names {kind}s {found}; number them 1 to {len(found)} and mention each once "
+                        f"(<{kind}-1>, <{kind}-2>, …)"
+                    )
+            ends = {kind: used[kind] + len(found) for kind, found in numbers.items()}
+            expanded.append(pattern.sub(self._replacement(media, dict(used), ends), prompt))
+            used = ends
+        for kind, given in (("image", media.images), ("video", media.videos)):
+            if used[kind] != len(given):
+                raise ValueError(
+                    f"the prompts mention {used[kind]} {kind}(s) but {len(given)} were given; make both from the same messages"
+                )
+        return expanded
+
+    def _kind(self, match: re.Match[str]) -> str:
+        return "image" if match[1] == self.image_placeholder else "video"
+
+    def _replacement(self, media: _Media, first: dict[str, int], ends: dict[str, int]) -> Callable[[re.Match[str]], str]:
+        images_in_prompt = ends["image"] - first["image"]
+
+        def replace(match: re.Match[str]) -> str:
+            kind, number = self._kind(match), int(match[2])
+            given = media.images if kind == "image" else media.videos
+            index = first[kind] + number - 1
+            if index >= len(given):
+                raise ValueError(
+                    f"the prompts mention at least {index + 1} {kind}(s) but {len(given)} were given; "
+                    "make both from the same messages"
+                )
+            if kind == "image":
+                return self._image_text(media, index, number, images_in_prompt)
+            return self._video_text(media, index, number)
+
+        return replace
+
+    def _image_text(self, media: _Media, index: int, number: int, count: int) -> str:
+        picture = to_picture(media.images[index])
+        tiles = self.image_processor.image_tiles(picture, **media.image_options)
+        media.tiles.append(tiles)
+        media.sizes.append((picture.height, picture.width))
+        return self.wording.image(number, len(tiles) * self.tokens_per_tile, count)
+
+    def _video_text(self, media: _Media, index: int, number: int) -> str:
+        frames = media.videos[index]
+        tiles = self.image_processor.frame_tiles(frames, **media.video_options)
+        media.tiles.extend(tiles)
+        media.sizes.extend(frame_sizes(frames))
+        tokens = [len(frame) * self.tokens_per_tile for frame in tiles]
+        timestamps = media.timestamps[index]
+        # The release marks frames without a time by -1 (and then prints it); both mean that no time is known.
+        if timestamps is not None and any(time < 0 for time in timestamps):
+            timestamps = None
+        return self.wording.video(number, media.fps[index], timestamps, tokens)
+
+    def _check_truncation(self, expanded: Sequence[str], input_ids: Any) -> None:
+        for row, (prompt, ids) in enumerate(zip(expanded, input_ids, strict=True)):
+            wanted = prompt.count(self.image_token)
+            kept = sum(1 for token in ids if int(token) == self.image_token_id)
+            if kept != wanted:
+                raise ValueError(
+                    f"truncation cut prompt {row} through its pictures ({kept} of {wanted} context tokens left); "
+                    "raise max_length, or show fewer tiles or frames"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `processor_config.json` holds. The image processor has its own file, where the released code looks."""
+        output = super().to_dict()
+        output.pop("image_processor", None)
+        return output
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Write tokenizer, `processor_config.json`, `preprocessor_config.json` and `chat_template.jinja`."""
+        saved = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        self.image_processor.save_pretrained(save_directory)
+        return saved
+
+
+def _per_video(values: Any, videos: int, name: str) -> list[Any]:
+    """One value per video; None for all, or a single number for all, are accepted."""
+    if values is None or isinstance(values, (int, float)):
+        return [values] * videos
+    values = list(values)
+    if name == "timestamps" and values and isinstance(values[0], (int, float)):
+        values = [values]
+    if len(values) != videos:
+        raise ValueError(f"videos_kwargs[{name!r}] has {len(values)} entries for {videos} video(s); give one per video")
+    return values

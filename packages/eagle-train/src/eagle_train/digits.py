@@ -1,0 +1,259 @@
+"""The quick start's corpus: real handwritten digits composed into images, strips and video clips, on disk.
+
+scikit-learn's 1797 scanned digits are split 80/20 by source image, so no held-out picture shows a digit seen in
+training. The corpus is written in Eagle's public formats: JSONL conversations, a recipe, PNG and JPEG files, an LMDB
+store and H.264 clips. A `text` dataset asks the same questions with the digits written out; it teaches the toy
+language model the task's language before it sees a picture.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from eagle_data.dialect import RELEASED
+from eagle_data.lmdb_store import write_lmdb
+from eagle_data.sampling import uniform
+from eagle_data.special_tokens import IMG_CONTEXT, IMG_END, IMG_START
+from eagle_data.strict import Strict
+
+CELL = 32
+"""Pixels of a digit's square; equal to the toy tower's tile, so a strip of k digits is cut into k tiles."""
+CLIP_FPS = 8
+TASKS = ("digit", "strip", "clip")
+QUESTIONS = {
+    "digit": ("Which digit is this?", "What digit does the picture show?"),
+    "strip": ("Read the digits.", "Which digits are in the picture?"),
+    "clip": ("Which digit is shown at {time} seconds?",),
+}
+
+
+class DigitsCorpus(Strict):
+    """How many samples of each kind to write; the defaults are the quick start's."""
+
+    digits: int = Field(2400, ge=1)
+    strips: int = Field(3200, ge=1)
+    clips: int = Field(1000, ge=1)
+    texts: int = Field(9000, ge=1)
+    held_out: int = Field(150, ge=1)
+    """Questions per task in the held-out set."""
+
+
+def build_corpus(
+    folder: Path, config: DigitsCorpus, *, seed: int, tokens_per_tile: int, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write the corpus to `folder`; whole or not at all, and not again where it is there already.
+
+    `recipe.json` mixes the training sets; `held_out/<task>.jsonl` has the questions for evaluation.
+    `tokens_per_tile` is how often the text dataset repeats a written digit: as often as a tile has tokens.
+    """
+    stamp = json.dumps({"config": config.model_dump(), "seed": seed, "tokens_per_tile": tokens_per_tile, "version": 1}, sort_keys=True)
+    if (folder / "corpus.json").is_file() and (folder / "corpus.json").read_text() == stamp:
+        return
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write(partial, config, np.random.default_rng(seed), tokens_per_tile, progress or (lambda done, total: None))
+    (partial / "corpus.json").write_text(stamp)
+    partial.rename(folder)
+
+
+def _write(
+    folder: Path, config: DigitsCorpus, rng: np.random.Generator, tokens_per_tile: int, progress: Callable[[int, int], None]
+) -> None:
+    train, held_out = _split(rng)
+    total = config.digits + config.strips + config.clips + config.texts + 3 * config.held_out
+    done = 0
+
+    def count(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        nonlocal done
+        for line in lines:
+            done += 1
+            if done % 50 == 0 or done == total:
+                progress(done, total)
+            yield line
+
+    media = folder / "media"
+    media.mkdir()
+    _write_jsonl(folder / "digit.jsonl", count(_digit_lines(train, config.digits, media, "digit", rng)))
+    _write_jsonl(folder / "strip.jsonl", count(_strip_lines(train, config.strips, media, "strip", rng)))
+    _write_jsonl(folder / "clip.jsonl", count(_clip_lines(train, config.clips, media, "clip", rng, questions=4)))
+    _write_jsonl(folder / "text.jsonl", count(_text_lines(config.texts, tokens_per_tile, rng)))
+    (folder / "held_out").mkdir()
+    makers = {"digit": _digit_lines, "strip": _strip_lines, "clip": _clip_lines}
+    for task, make in makers.items():
+        lines = make(held_out, config.held_out, media, f"held_out_{task}", rng)
+        _write_jsonl(folder / "held_out" / f"{task}.jsonl", count(lines))
+    recipe = {
+        name: {"root": "media", "annotation": f"{name}.jsonl", "repeat_time": 1, "description": description}
+        for name, description in {
+            "digit": "one handwritten digit; PNG, JPEG and LMDB",
+            "strip": "2 to 5 digits in a row or a column, cut into tiles",
+            "clip": "H.264 clips of 4 to 8 digits, one a second",
+            "text": "the same questions with the digits as text",
+        }.items()
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """float32 pictures `[1797, 8, 8]` in 0..1 and their digits int64 `[1797]`."""
+    from sklearn.datasets import load_digits as sklearn_digits
+
+    data: Any = sklearn_digits()
+    return data.images.astype(np.float32) / 16, data.target.astype(np.int64)
+
+
+def _split(rng: np.random.Generator) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
+    """Per digit, its pictures for training and those held out (80/20)."""
+    pictures, labels = load_digits()
+    train, held_out = [], []
+    for digit in range(10):
+        own = [pictures[i] for i in rng.permutation(np.flatnonzero(labels == digit))]
+        cut = round(0.8 * len(own))
+        train.append(own[:cut])
+        held_out.append(own[cut:])
+    return train, held_out
+
+
+def training_pictures(seed: int) -> list[list[np.ndarray]]:
+    """Per digit, the pictures of the training split that `build_corpus` uses for the same seed."""
+    return _split(np.random.default_rng(seed))[0]
+
+
+def draw_cell(picture: np.ndarray, rng: np.random.Generator, *, cell: int = CELL) -> np.ndarray:
+    """uint8 `[cell, cell, 3]`: a digit `[8, 8]` enlarged, shifted by a few pixels, as dark ink on light paper."""
+    side = int(rng.integers(round(cell * 0.72), round(cell * 0.94) + 1))
+    ink = np.asarray(Image.fromarray((picture * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
+    left, top = (int(rng.integers(0, cell - side + 1)) for _ in range(2))
+    canvas = np.zeros((cell, cell), dtype=np.float32)
+    canvas[top : top + side, left : left + side] = ink / 255
+    paper, pen = rng.uniform(200, 255, 3), rng.uniform(0, 70, 3)
+    return (paper + canvas[..., None] * (pen - paper)).clip(0, 255).astype(np.uint8)
+
+
+def _draw(pools: Sequence[Sequence[np.ndarray]], digits: Sequence[int], rng: np.random.Generator, cell: int = CELL) -> list[np.ndarray]:
+    return [draw_cell(pools[d][int(rng.integers(len(pools[d])))], rng, cell=cell) for d in digits]
+
+
+def _ask(task: str, rng: np.random.Generator, **values: object) -> str:
+    return str(rng.choice(QUESTIONS[task])).format(**values)
+
+
+def _turns(question: str, answer: str, placeholder: str = "") -> list[dict[str, str]]:
+    return [{"from": "human", "value": placeholder + question}, {"from": "gpt", "value": answer}]
+
+
+def _digit_lines(
+    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """A third each as PNG file, JPEG file and LMDB value; the LMDB store is written when the lines are exhausted."""
+    (media / name).mkdir()
+    store: list[tuple[str, bytes]] = []
+    for i in range(count):
+        digit = int(rng.integers(10))
+        picture = Image.fromarray(_draw(pools, [digit], rng)[0])
+        turns = _turns(_ask("digit", rng), str(digit), "<image>\n")
+        if i % 3 == 2:
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            store.append((f"{i:06d}", buffer.getvalue()))
+            image: Any = {"lmdb_file": f"{name}.lmdb", "lmdb_key": f"{i:06d}"}
+        else:
+            image = f"{name}/{i:06d}.{('png', 'jpg')[i % 3]}"
+            picture.save(media / image, quality=92)
+        yield {"image": image, "conversations": turns}
+    if store:
+        write_lmdb(media / f"{name}.lmdb", store)
+
+
+def _strip_lines(
+    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    (media / name).mkdir()
+    for i in range(count):
+        digits = [int(d) for d in rng.integers(0, 10, 2 + i % 4)]
+        axis = int(rng.integers(2))  # 0: a column, 1: a row
+        path = f"{name}/{i:06d}.png"
+        Image.fromarray(np.concatenate(_draw(pools, digits, rng), axis=axis)).save(media / path)
+        answer = "".join(map(str, digits))
+        yield {"data": [{"type": "image", "image_list": [path]}], "conversations": _turns("<image-1>" + _ask("strip", rng), answer)}
+
+
+def _clip_lines(
+    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator, questions: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Clips of 4 to 8 seconds, one digit a second; the times asked about cover every second equally often."""
+    (media / name).mkdir()
+    for i in range(count):
+        digits = [int(d) for d in rng.integers(0, 10, 4 + i % 5)]
+        path = f"{name}/{i:06d}.mp4"
+        write_clip(media / path, [cell for cell in _draw(pools, digits, rng, 2 * CELL) for _ in range(CLIP_FPS)], fps=CLIP_FPS)
+        seconds = [int(s) for s in rng.permutation(len(digits))] if questions > 1 else [i // 5 % len(digits)]
+        turns = []
+        for number, second in enumerate(seconds[:questions]):
+            question = _ask("clip", rng, time=_time(second, rng))
+            turns += _turns(question, str(digits[second]), "" if number else "<video-1>")
+        yield {"data": [{"type": "video", "video_list": [{"video": path}]}], "conversations": turns}
+
+
+def _time(second: int, rng: np.random.Generator) -> str:
+    """A time inside a second, away from its ends: 3.2 to 3.8."""
+    return f"{second}.{int(rng.integers(2, 9))}"
+
+
+def _text_lines(count: int, tokens_per_tile: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """The prompts of the three tasks with each tile's context tokens replaced by its digit, as often."""
+    block = re.compile(f"{IMG_START}(?:{IMG_CONTEXT})*{IMG_END}")
+    for i in range(count):
+        task = TASKS[i % 3]
+        turns: list[dict[str, str]] = []
+        if task == "clip":
+            digits = [int(d) for d in rng.integers(0, 10, 4 + i // 3 % 5)]
+            total = len(digits) * CLIP_FPS
+            choice = uniform(total, CLIP_FPS, int(rng.integers(len(digits), 2 * len(digits) + 1)))
+            shown = iter(digits[index // CLIP_FPS] for index in choice.indices)
+            frames = [tokens_per_tile] * len(choice.indices)
+            text = RELEASED.video(1, choice.fps, choice.timestamps, frames)
+            text = block.sub(lambda _: str(next(shown)) * tokens_per_tile, text)
+            for number, second in enumerate(int(s) for s in rng.permutation(len(digits))[:4]):
+                question = _ask("clip", rng, time=_time(second, rng))
+                turns += _turns(question, str(digits[second]), "" if number else text)
+        else:
+            digits = [int(d) for d in rng.integers(0, 10, 1 if task == "digit" else 2 + i // 3 % 4)]
+            thumbnail = [] if task == "digit" else [int(rng.integers(10))]  # an extra tile that answers nothing
+            written = "".join(str(d) * tokens_per_tile for d in [*digits, *thumbnail])
+            turns = _turns(_ask(task, rng), "".join(map(str, digits)), f"<image 1>{written}")
+        yield {"conversations": turns}
+
+
+def write_clip(path: Path, frames: Sequence[np.ndarray], *, fps: int) -> None:
+    """Encode uint8 `[height, width, 3]` frames (even sides) as an H.264 MP4 with a key frame every four seconds."""
+    import av
+
+    height, width = frames[0].shape[:2]
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.gop_size = 4 * fps
+        stream.options = {"preset": "veryfast", "crf": "18", "threads": "1"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_jsonl(path: Path, lines: Iterator[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,81 @@
+"""The engine of a stage: backward passes and optimiser steps behind one small interface.
+
+`LocalEngine` is plain PyTorch in one process. An engine owns gradients and optimiser state; what is trained, in which
+order, on which data is the trainer's business (`eagle_train.training`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from eagle_train.recipe import Stage
+
+
+class Engine(Protocol):
+    """What the trainer asks of an engine."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulate the gradients of a scalar loss that is already normalised over the optimiser step."""
+        ...
+
+    def step(self, lr: float) -> float:
+        """Clip, update at rate `lr`, clear the gradients; returns the gradient norm before clipping."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def set_trainable(model: nn.Module, prefixes: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
+    """Let exactly the parameters under `prefixes` be trained and return them with their names.
+
+    Raises ValueError for a prefix that no parameter has.
+    """
+    prefixes = tuple(prefixes)
+    chosen, used = [], set()
+    for name, parameter in model.named_parameters():
+        prefix = next((p for p in prefixes if name == p or name.startswith(p + ".")), None)
+        parameter.requires_grad_(prefix is not None)
+        if prefix is not None:
+            used.add(prefix)
+            chosen.append((name, parameter))
+    missing = [prefix for prefix in prefixes if prefix not in used]
+    if missing:
+        modules = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"trainable: no parameter lies under {', '.join(missing)}; the model's modules are {modules}")
+    return chosen
+
+
+class LocalEngine:
+    """AdamW in this process. Weight decay applies to matrices, not to biases and norms."""
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], stage: Stage):
+        self._parameters = [parameter for _, parameter in parameters]
+        groups = [
+            {"params": [p for p in self._parameters if p.ndim >= 2], "weight_decay": stage.weight_decay},
+            {"params": [p for p in self._parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self._clip = stage.clip
+        self._optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=stage.lr, betas=stage.betas)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip, error_if_nonfinite=True))
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(state)

@@ -1,0 +1,225 @@
+"""Training of one recipe's stages, one after the other, from exact checkpoints.
+
+Everything that decides the next step (weights, optimiser, position in stages and data, counters) is in the
+checkpoint, so a run that is killed anywhere and started again takes the same steps as one that was not. The loss is
+normalised over the whole optimiser step: all packs that are accumulated, all ranks.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eagle_data.collate import Batch, collate
+from eagle_data.loader import PackLoader
+from eagle_data.torch import to_torch
+from eagle_parallel import Mesh, global_normaliser
+from eagle_train.checkpoints import list_checkpoints, load_state, save_checkpoint
+from eagle_train.display import Bar, duration
+from eagle_train.engine import Engine, LocalEngine, set_trainable
+from eagle_train.recipe import Recipe, Stage
+from eagle_train.schedule import learning_rate
+
+
+class Interrupted(Exception):
+    """The user asked the run to stop; a checkpoint has been written."""
+
+
+@dataclass
+class StageProgress:
+    """What a stage has done so far; it travels in checkpoints and ends up in the report."""
+
+    steps: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    samples: int = 0
+    packs: int = 0
+    losses: list[float] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def stage_steps(stage: Stage, loader: PackLoader) -> int:
+    """Optimiser steps of a stage; epochs are counted in packs of its first epoch."""
+    if stage.steps is not None:
+        return stage.steps
+    assert stage.epochs is not None  # a stage has one of the two
+    packs = len(loader.epoch_packs(0))
+    return max(1, round(stage.epochs * packs / (stage.packs_per_step * loader.world)))
+
+
+class Trainer:
+    """Runs the stages of `recipe` on `model`, which it trains in place.
+
+    `make_loader(number)` gives the data of stage `number`, counted over pretraining and stages. `writer` is a
+    TensorBoard writer factory, called with the step from which on its events are still to come.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Any,
+        make_loader: Callable[[int], PackLoader],
+        *,
+        tile_size: int,
+        mesh: Mesh,
+        device: torch.device,
+        folder: Path,
+        on_checkpoint: Callable[[], object] = lambda: None,
+    ):
+        self.recipe = recipe
+        self.model = model
+        self.stages: Sequence[Stage] = (*recipe.pretraining, *recipe.stages)
+        self.progress = [StageProgress() for _ in self.stages]
+        self.global_step = 0
+        self._make_loader = make_loader
+        self._tile_size = tile_size
+        self._mesh = mesh
+        self._device = device
+        self._folder = folder
+        self._on_checkpoint = on_checkpoint
+        self._stop = False
+        self._resume: dict[str, Any] | None = None
+
+    def resume(self) -> bool:
+        """Load the newest checkpoint, if there is one, and say whether there was."""
+        found = list_checkpoints(self._folder / "checkpoints")
+        if not found:
+            return False
+        from safetensors.torch import load_model
+
+        load_model(self.model, found[-1] / "model.safetensors", strict=False)
+        state = load_state(found[-1])
+        self.progress = [StageProgress(**values) for values in state["progress"]]
+        self.global_step = state["global_step"]
+        self._resume = state
+        return True
+
+    @property
+    def position(self) -> int:
+        """Number of the stage that is under way or next; the number of stages when all are done."""
+        return self._resume["stage"] if self._resume else 0
+
+    def run(self, phase: Callable[[str, int, int], Any]) -> None:
+        """Train every stage that is not done. `phase(title, total, done)` gives a context with a `Bar`.
+
+        Raises Interrupted after SIGINT or SIGTERM, once the step under way is done and saved.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = self.global_step + 1 if self._resume else None
+        with SummaryWriter(str(self._folder / "events"), purge_step=purge) as events, self._signals():
+            for number in range(self.position, len(self.stages)):
+                self._run_stage(number, events, phase)
+                self._resume = None
+
+    def _run_stage(self, number: int, events: Any, phase: Callable[[str, int, int], Any]) -> None:
+        stage, progress = self.stages[number], self.progress[number]
+        loader = self._make_loader(number)
+        engine: Engine = LocalEngine(set_trainable(self.model, stage.trainable), stage)
+        if self._resume is not None and self._resume["loader"] is not None:
+            loader.load_state_dict(self._resume["loader"])
+            engine.load_state_dict(self._resume["engine"])
+        total = stage_steps(stage, loader)
+        self.model.train()
+        packs = iter(loader)
+        meter = _Meter()
+        with phase(f"{stage.name} ({stage.context_length} tokens)", total, progress.steps) as bar:
+            while progress.steps < total:
+                batches = [self._next_batch(packs, stage, progress) for _ in range(stage.packs_per_step)]
+                lr = learning_rate(progress.steps, steps=total, peak=stage.lr, warmup=stage.warmup, floor=stage.lr_floor)
+                loss, norm = self._step(engine, batches, lr)
+                progress.steps += 1
+                progress.losses.append(loss)
+                self.global_step += 1
+                rate = meter.add(sum(batch.tokens for batch in batches))
+                for name, value in (("loss", loss), ("lr", lr), ("grad_norm", norm), ("tokens_per_second", rate)):
+                    events.add_scalar(f"{stage.name}/{name}", value, self.global_step)
+                self._show(bar, stage, progress, total, loss, rate)
+                if progress.steps % self.recipe.checkpoints.every_steps == 0 and progress.steps < total:
+                    self._save(number, loader, engine, events)
+                if self._stop:
+                    self._save(number + (progress.steps == total), loader, engine, events, done=progress.steps == total)
+                    raise Interrupted
+        self._save(number + 1, loader, engine, events, done=True)
+
+    def _next_batch(self, packs: Iterator[Any], stage: Stage, progress: StageProgress) -> Batch:
+        for _ in range(1000):
+            pack = next(packs)
+            progress.packs += 1
+            progress.failures.extend(failure for failure in pack.failures if failure not in progress.failures)
+            if pack.samples:
+                batch = collate(pack.samples, weighting=stage.loss_weighting, tile_size=self._tile_size)
+                progress.tokens += batch.tokens
+                progress.supervised += len(batch.loss_rows)
+                progress.samples += len(pack.samples)
+                return batch
+        where, reason = progress.failures[-1]
+        raise RuntimeError(f"1000 packs in a row held no sample that could be loaded; the last was {where}: {reason}")
+
+    def _step(self, engine: Engine, batches: Sequence[Batch], lr: float) -> tuple[float, float]:
+        """One optimiser step over `batches`; returns the loss (mean over the step's weights) and the gradient norm."""
+        normaliser = global_normaliser(float(sum(batch.loss_weight.sum(dtype="float64") for batch in batches)), self._mesh)
+        total = 0.0
+        for batch in batches:
+            inputs = to_torch(batch, self._device)
+            inputs.pop("labels")
+            if not len(batch.pixel_values):
+                inputs["pixel_values"] = inputs["image_flags"] = None
+            loss = self.model(**inputs, use_cache=False).loss / normaliser
+            engine.backward(loss)
+            total += float(loss.detach())
+        return total, engine.step(lr)
+
+    def _show(self, bar: Bar, stage: Stage, progress: StageProgress, total: int, loss: float, rate: float) -> None:
+        left = (total - progress.steps) * progress.tokens / progress.steps
+        later = self.stages[self.stages.index(stage) + 1 :]
+        left += sum((other.steps or 0) * other.packs_per_step * other.context_length for other in later)
+        bar.update(progress.steps, f"loss {loss:.3f}  {rate:,.0f} tokens/s  {duration(left / max(rate, 1e-9))} left")
+
+    def _save(self, stage: int, loader: PackLoader, engine: Engine, events: Any, *, done: bool = False) -> None:
+        state = {
+            "stage": stage,
+            "global_step": self.global_step,
+            "progress": [asdict(progress) for progress in self.progress],
+            "loader": None if done else loader.state_dict(),
+            "engine": None if done else engine.state_dict(),
+        }
+        events.flush()
+        save_checkpoint(self._folder / "checkpoints", self.global_step, self.model, state, keep=self.recipe.checkpoints.keep)
+        self._on_checkpoint()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask for a stop after the step; a second SIGINT stops at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self._stop and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+class _Meter:
+    """Tokens per second over the last 20 steps."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int]] = [(time.monotonic(), 0)]
+
+    def add(self, tokens: int) -> float:
+        now = time.monotonic()
+        self._marks = [*self._marks[-19:], (now, self._marks[-1][1] + tokens)]
+        (start, before), (end, after) = self._marks[0], self._marks[-1]
+        return (after - before) / max(end - start, 1e-9)
