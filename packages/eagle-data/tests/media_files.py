@@ -1,7 +1,7 @@
 """Small media files generated for the tests: videos with a known picture for every frame, written through PyAV and Pillow.
 
-Every frame carries its own number as a binary pattern of black and white squares, so that a test can read back which frame it was given,
-whatever the codec did to it. No media lies in the repository.
+Every frame carries its own number as a binary pattern of black and white squares, so that a test can read back which frame it was
+given, whatever the codec did to it. No media lies in the repository.
 """
 
 from __future__ import annotations

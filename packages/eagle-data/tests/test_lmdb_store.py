@@ -87,7 +87,7 @@ def read_in_child(path: str, results: multiprocessing.SimpleQueue) -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_worker_reads_a_store_that_its_parent_has_open(store: Path, method: str) -> None:
     assert read_lmdb(store, "image-2") == b"\x89PNG\x02"
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context("fork") if method == "fork" else multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     # A spawned child imports its target by name, which a test module has not; the package's own function has.
     target, args = (read_in_child, (str(store), results)) if method == "fork" else (read_lmdb, (str(store), "image-2"))

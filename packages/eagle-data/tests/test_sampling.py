@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from eagle_data.errors import EagleDataError
 from eagle_data.sampling import FrameChoice, released_policy, training_policy, uniform
@@ -17,7 +18,13 @@ RELEASED = [
     (1000, 23.976, 82, "1.97", (0, 12, 25, 37), 999, "41.67"),
     (3, 30.0, 2, "20.00", (0, 2), 2, "0.07"),
 ]
-TRAINING = [(300, 30.0, 24, "2.40"), (9000, 30.0, 24, "0.08"), (54000, 30.0, 24, "0.01"), (75, 25.0, 12, "4.00"), (3, 30.0, 3, "30.00")]
+TRAINING = [
+    (300, 30.0, 24, "2.40"),
+    (9000, 30.0, 24, "0.08"),
+    (54000, 30.0, 24, "0.01"),
+    (75, 25.0, 12, "4.00"),
+    (3, 30.0, 3, "30.00"),
+]
 
 totals = st.integers(1, 400_000)
 rates = st.sampled_from([1.0, 12.5, 23.976, 25.0, 29.97, 30.0, 60.0, 120.0])
@@ -41,11 +48,11 @@ def test_released_policy_prints_the_seconds_of_the_documented_prompt() -> None:
     assert seconds[-1] == "9.97"
 
 
-def test_released_timestamps_are_float32_and_may_print_differently_from_exact_ones() -> None:
-    # Frame 2 of 16 at 16 fps is 0.125 s in both; frame 369 at 24 fps is 15.375 s exactly, and adding 0.03 in float32 falls short of x.xx5.
-    choice = released_policy(370, 24.0, nframes=2, start=0.03)
-    assert choice.timestamps[-1] != 0.03 + 369 / 24
-    assert choice.timestamps[-1] == pytest.approx(0.03 + 369 / 24, rel=1e-6)
+def test_released_timestamps_are_rounded_to_float32_before_printing() -> None:
+    # Frame 3 at 40 fps lies at 0.075 s, which float64 holds a little below and float32 a little above.
+    choice = released_policy(4, 40.0, nframes=2)
+    assert choice.timestamps[1] == float(np.float32(3 / 40))
+    assert (f"{choice.timestamps[1]:.2f}", f"{3 / 40:.2f}") == ("0.08", "0.07")
 
 
 @pytest.mark.parametrize(("total", "rate", "n", "fps"), TRAINING)
@@ -65,7 +72,9 @@ def assert_spread(choice: FrameChoice, total: int) -> None:
 
 @given(total=st.integers(2, 400_000), rate=rates, fps=st.floats(0.05, 60), low=st.integers(1, 40), extra=st.integers(0, 400))
 @settings(deadline=None, max_examples=150)
-def test_released_policy_gives_even_ascending_frames_within_its_bounds(total: int, rate: float, fps: float, low: int, extra: int) -> None:
+def test_released_policy_gives_even_ascending_frames_within_its_bounds(
+    total: int, rate: float, fps: float, low: int, extra: int
+) -> None:
     high = low + extra
     if high < 2:
         return
@@ -78,7 +87,9 @@ def test_released_policy_gives_even_ascending_frames_within_its_bounds(total: in
 
 @given(total=totals, rate=rates, fps=st.floats(0.05, 60), low=st.integers(1, 40), extra=st.integers(0, 400))
 @settings(deadline=None, max_examples=100)
-def test_training_policy_gives_ascending_frames_within_its_bounds(total: int, rate: float, fps: float, low: int, extra: int) -> None:
+def test_training_policy_gives_ascending_frames_within_its_bounds(
+    total: int, rate: float, fps: float, low: int, extra: int
+) -> None:
     choice = training_policy(total, rate, fps=fps, min_frames=low, max_frames=low + extra)
     assert min(total, low) <= len(choice) <= low + extra
     assert_spread(choice, total)

@@ -5,6 +5,7 @@ Real classes throughout; only the sizes are small. The tokenizer is a byte-level
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -62,10 +63,8 @@ def tokenizer() -> Any:
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     raw.train_from_iterator(CORPUS, trainer)
-    import json
-
     model = json.loads(raw.to_str())["model"]
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    merges: Any = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     built = Qwen2Tokenizer(vocab=model["vocab"], merges=merges, extra_special_tokens=["<|im_start|>", "<|im_end|>"])
     built.eos_token = "<|im_end|>"
     add_special_tokens(built)
@@ -97,7 +96,7 @@ def make_model(make_config: Any) -> Any:
         config: Eagle2_5_VLConfig | None = None, *, attention: str = "sdpa", dtype: torch.dtype = torch.float64, **kwargs: Any
     ) -> Eagle2_5_VLForConditionalGeneration:
         torch.manual_seed(0)
-        model = Eagle2_5_VLForConditionalGeneration(config if config is not None else make_config(**kwargs))
+        model: Any = Eagle2_5_VLForConditionalGeneration(config if config is not None else make_config(**kwargs))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim > 1:

@@ -40,7 +40,8 @@ def test_defaults_are_the_released_ones():
 
 
 @pytest.mark.parametrize(
-    ("size", "patch", "shuffle", "tokens"), [(448, 14, True, 256), (512, 16, True, 256), (448, 16, True, 196), (448, 14, False, 1024)]
+    ("size", "patch", "shuffle", "tokens"),
+    [(448, 14, True, 256), (512, 16, True, 256), (448, 16, True, 196), (448, 14, False, 1024)],
 )
 def test_tokens_per_tile_follow_from_tile_patch_and_shuffle(size: int, patch: int, shuffle: bool, tokens: int):
     assert Eagle2_5_VLConfig(vision_config=vision(size, patch), use_pixel_shuffle=shuffle).num_image_token == tokens

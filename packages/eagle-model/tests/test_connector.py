@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 5))
-def test_channels_are_ordered_by_row_offset_column_offset_channel(tiles: int, rows: int, columns: int, factor: int, channels: int):
+def test_channels_are_ordered_by_row_offset_column_offset_channel(
+    tiles: int, rows: int, columns: int, factor: int, channels: int
+):
     features = torch.arange(tiles * rows * factor * columns * factor * channels, dtype=torch.float64)
     features = features.reshape(tiles, rows * factor, columns * factor, channels)
     shuffled = pixel_shuffle(features, factor)

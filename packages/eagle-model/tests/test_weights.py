@@ -10,6 +10,8 @@ from eagle_model import Eagle2_5_VLConfig, Eagle2_5_VLForConditionalGeneration
 from safetensors import safe_open
 from transformers import Qwen2Config, SiglipVisionConfig
 
+Loader: Any = Eagle2_5_VLForConditionalGeneration
+
 
 def released_keys(*, layers: int = 28, tower_layers: int = 27, head: bool = True) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of the 8B checkpoint as upstream section 1.3 lists them."""
@@ -102,7 +104,7 @@ def test_saved_files_hold_the_in_memory_keys_and_load_back_bit_for_bit(make_mode
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert set(file.keys()) == set(model.state_dict())
-    again, info = Eagle2_5_VLForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    again, info = Loader.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
@@ -114,7 +116,7 @@ def test_sharded_checkpoints_load_back(make_model: Any, tmp_path: Any):
     model = make_model(dtype=torch.float32)
     model.save_pretrained(tmp_path, max_shard_size="40KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    again = Eagle2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    again = Loader.from_pretrained(tmp_path)
     assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
 
 
@@ -127,7 +129,7 @@ def test_checkpoints_with_and_without_the_pooling_head_load_into_either_model(
 
     model = make_model(build(stored), dtype=torch.float32)
     model.save_pretrained(tmp_path)
-    again, info = Eagle2_5_VLForConditionalGeneration.from_pretrained(tmp_path, config=build(wanted), output_loading_info=True)
+    again, info = Loader.from_pretrained(tmp_path, config=build(wanted), output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     pixels = torch.randn(1, 3, 32, 32)
@@ -140,7 +142,7 @@ def test_tied_embeddings_share_one_tensor_and_are_saved_once(make_model: Any, ma
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert "language_model.lm_head.weight" not in file.keys()  # noqa: SIM118
-    again = Eagle2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    again = Loader.from_pretrained(tmp_path)
     assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
     assert torch.equal(again.get_input_embeddings().weight, model.get_input_embeddings().weight)
 

@@ -90,6 +90,8 @@ def source_name(source: ImageSource) -> str:
         return getattr(source, "filename", "") or f"<{source.mode} picture {source.width}x{source.height}>"
     if isinstance(source, Mapping):
         return f"{source.get('lmdb_file')}[{source.get('lmdb_key')}]"
+    if not isinstance(source, str | Path):
+        return repr(source)
     text = os.fspath(source)
     return text if not text.startswith("data:") else f"{text[:40]}…"
 
@@ -123,7 +125,7 @@ def _binary(source: Any, name: str) -> str | io.BytesIO:
         return io.BytesIO(read_lmdb(source["lmdb_file"], source["lmdb_key"]))
     if not isinstance(source, str | Path):
         raise MediaError(
-            repr(source), f"a {type(source).__name__} is not an image source", "Give a path, bytes, LMDB reference or picture"
+            name, f"a {type(source).__name__} is not an image source", "Give a path, bytes, LMDB reference or picture"
         )
     text = os.fspath(source)
     if text.startswith("data:"):

@@ -23,9 +23,10 @@ __all__ = ["LmdbStore", "read_lmdb", "write_lmdb"]
 _BATCH_BYTES = 64 << 20
 _MAX_KEY = 511
 
-# LMDB forbids opening one store twice in a process (its locks belong to the process), so this one table must be shared by every
-# reader. The process id is part of the key: an environment must not be used across a fork, so a child opens its own.
-_environments: dict[tuple[int, str], tuple[int, lmdb.Environment]] = {}
+# LMDB forbids opening one store twice in a process, so this one table must be shared by every reader: real path to process id,
+# inode and environment. After a fork the id differs: a child closes its inherited copy (the parent's stays open) and opens its
+# own.
+_environments: dict[str, tuple[int, int, lmdb.Environment]] = {}
 _lock = threading.Lock()
 Result = TypeVar("Result")
 
@@ -159,25 +160,23 @@ def _environment(path: str) -> lmdb.Environment:
         inode = os.stat(data).st_ino
     except OSError as error:
         raise MediaError(path, "no LMDB store here", "Give the folder that holds data.mdb, or the single .mdb file") from error
-    key = (os.getpid(), os.path.realpath(path))
+    key, pid = os.path.realpath(path), os.getpid()
     with _lock:
         known = _environments.get(key)
-        if known is not None and known[0] == inode:
-            return known[1]
+        if known is not None and known[:2] == (pid, inode):
+            return known[2]
         if known is not None:
-            known[1].close()
-        environment = lmdb.open(
-            path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False, create=False, max_spare_txns=4
-        )
-        _environments[key] = (inode, environment)
+            _environments.pop(key)[2].close()
+        environment = lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False, create=False)
+        _environments[key] = (pid, inode, environment)
         return environment
 
 
 def _forget(path: str) -> None:
     with _lock:
-        known = _environments.pop((os.getpid(), os.path.realpath(path)), None)
+        known = _environments.pop(os.path.realpath(path), None)
         if known is not None:
-            known[1].close()
+            known[2].close()
 
 
 def _encode_key(name: str, key: str) -> bytes:

@@ -37,6 +37,8 @@ class AnimationReader:
             milliseconds = []
             for number in range(getattr(self._image, "n_frames", 1)):
                 self._image.seek(number)
+                if self._image.format == "WEBP":
+                    self._image.load()  # Pillow learns a WebP frame's duration only by decoding it.
                 milliseconds.append(float(self._image.info.get("duration") or 0))
         except (OSError, EOFError, SyntaxError, ValueError) as error:
             raise MediaError(name, f"is not a readable animation ({error})", "Check the file, or convert it to MP4") from error

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import io
 import math
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -20,7 +18,8 @@ import numpy as np
 
 from .declared_size import declared_size
 from .errors import MediaError
-from .video_picture import display_matrix, resized, to_rgb
+from .packet_index import PacketIndex, PacketScan, scan_packets
+from .video_picture import PictureMaker, display_matrix, resized
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -34,27 +33,7 @@ __all__ = ["ContainerReader"]
 _FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,ivf,flv,asf,ogg,mxf,nut,yuv4mpegpipe,rm,dv,wtv"
 # Containers whose seek tables were found exact; the others (MPEG-TS above all) are decoded in order.
 _SEEKABLE = ("mov", "matroska")
-# Containers that store presentation times; for the others (AVI, raw streams) FFmpeg guesses them, wrongly once B-frames come in.
-_TIMED = ("mov", "matroska", "mpegts", "flv")
-# Codecs whose every packet is one displayed frame. VP8 hides reference frames, MPEG-4 packs B-frames, MPEG-2 may store fields.
-_FRAME_PER_PACKET = ("h264", "hevc", "av1", "vp9", "mjpeg", "prores", "ffv1", "png", "rawvideo")
 _DAMAGED = "Copy the file again, or re-encode it with ffmpeg"
-
-
-@dataclass(frozen=True)
-class _Index:
-    """Displayed frames in order, and where decoding may start.
-
-    `pts` int64 ``[frames]`` ascending, or None when frames can only be counted; `key_pts` ascending with `key_packet`, the
-    position of each keyframe among the packets, and `key_seek`, the time to seek to; `packet_of` maps a packet's pts to its
-    position.
-    """
-
-    pts: np.ndarray | None
-    key_pts: list[int]
-    key_packet: list[int]
-    key_seek: list[int]
-    packet_of: dict[int, int]
 
 
 class ContainerReader:
@@ -66,11 +45,11 @@ class ContainerReader:
         self._damaged: set[int] = set()
         self._position = 0
         self._container: InputContainer | None = None
+        self._picture = PictureMaker()
         try:
             self._stream = self._open()
-            self._index, self.times = self._scan()
-            if self._index.pts is None:
-                self.times = self._count_by_decoding()
+            self._index = self._scan()
+            self.times = self._count_by_decoding() if self._index is None else self._times(self._index.pts, self._index.end)
             average = self._stream.average_rate
             self.rate: float | None = float(average) if average else None
             self._read_geometry()
@@ -86,9 +65,9 @@ class ContainerReader:
 
     def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the wanted frames in order; see `video.FrameReader`."""
-        frames = self._read_counted(wanted) if self._index.pts is None else self._read_timed(wanted, self._index.pts)
+        frames = self._read_counted(wanted) if self._index is None else self._read_timed(wanted, self._index)
         for number, frame in frames:
-            yield number, resized(to_rgb(frame), size or (self.width, self.height))
+            yield number, resized(self._picture(frame), size or (self.width, self.height))
 
     # opening -------------------------------------------------------------------------------------------------------------------
 
@@ -123,58 +102,26 @@ class ContainerReader:
             raise MediaError(self.name, "the video was closed", "Read frames inside the with block")
         return self._container
 
-    def _scan(self) -> tuple[_Index, np.ndarray]:
-        """Demux every packet once. Gives the index and the times, or an index without pts where frames must be counted."""
+    def _scan(self) -> PacketIndex | None:
         from av.error import FFmpegError
 
-        stream, container = self._stream, self._opened()
-        shown: list[int] = []
-        keys: list[tuple[int, int, int]] = []
-        packet_of: dict[int, int] = {}
-        countable = stream.codec_context.codec.canonical_name in _FRAME_PER_PACKET and container.format.name.startswith(_TIMED)
-        packets, last, last_end, media_end = 0, -math.inf, 0, Fraction(0)
         try:
-            for packet in container.demux():
-                if packet.size == 0:
-                    continue
-                if packet.pts is not None and packet.time_base is not None:
-                    media_end = max(media_end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                if packet.stream_index != stream.index:
-                    continue
-                if packet.pts is None or packet.pts in packet_of:
-                    countable = False
-                else:
-                    packet_of[packet.pts] = packets
-                    if packet.is_keyframe:
-                        keys.append((packet.pts, packets, packet.pts if packet.dts is None else min(packet.dts, packet.pts)))
-                    if not packet.is_discard:
-                        shown.append(packet.pts)
-                        if packet.pts > last:
-                            last, last_end = packet.pts, packet.pts + (packet.duration or 0)
-                packets += 1
+            scan = scan_packets(self._opened(), self._stream)
         except (FFmpegError, OSError) as error:
-            raise MediaError(self.name, f"breaks off after {packets} frames ({_cause(error)})", _DAMAGED) from error
-        self._check_complete(packets, media_end)
-        # Pictures before the first keyframe, in storage or on screen, may or may not decode: only trying tells.
-        if not shown or not keys or keys[0][1] != 0 or min(shown) < keys[0][0]:
-            countable = False
-        if not countable:
-            return _Index(None, [], [], [], {}), np.empty(0)
-        keys.sort()
-        pts = np.sort(np.array(shown, np.int64))
-        index = _Index(pts, [k[0] for k in keys], [k[1] for k in keys], [k[2] for k in keys], packet_of)
-        return index, self._times(pts, last_end)
+            raise MediaError(self.name, f"breaks off before its end ({_cause(error)})", _DAMAGED) from error
+        self._check_complete(scan)
+        return scan.index
 
-    def _check_complete(self, packets: int, media_end: Fraction) -> None:
+    def _check_complete(self, scan: PacketScan) -> None:
         """Refuse a file that is shorter than it says itself, in bytes or in seconds."""
-        if packets == 0:
+        if scan.packets == 0:
             raise MediaError(self.name, "holds no video frames", _DAMAGED)
         with io.BytesIO(self._source) if isinstance(self._source, bytes) else open(self._source, "rb") as file:
             declared, size = declared_size(file), file.seek(0, io.SEEK_END)
         container = self._opened()
         # Matroska has no frame count but declares how long its longest track lasts; half a second allows for muxers' rounding.
         seconds = Fraction(container.duration or 0, 1_000_000) if "matroska" in container.format.name else Fraction(0)
-        if (declared is not None and declared > size) or seconds - media_end > Fraction(1, 2):
+        if (declared is not None and declared > size) or seconds - scan.media_end > Fraction(1, 2):
             raise MediaError(self.name, "is truncated: the file ends before the video does", _DAMAGED)
 
     def _times(self, pts: np.ndarray, end: int) -> np.ndarray:
@@ -188,14 +135,17 @@ class ContainerReader:
     def _count_by_decoding(self) -> np.ndarray:
         """Times of all displayed frames, found by decoding the whole stream; remembers the damaged ones."""
         stamps: list[int | None] = []
-        tainted, duration = False, 0
+        group, hurt, duration = 0, False, 0
         for frame in self._decode(0):
-            if frame is None:
-                tainted = True
+            if isinstance(frame, int):
+                hurt = True
                 continue
-            tainted = bool(frame.is_corrupt) or (tainted and not frame.key_frame)
-            if tainted:
-                self._damaged.add(len(stamps))
+            if frame.key_frame:
+                group, hurt = len(stamps), False
+            hurt = hurt or bool(frame.is_corrupt)
+            if hurt:
+                # Without packet numbers it is unknown which pictures lean on the damaged one: all of its group may.
+                self._damaged.update(range(group, len(stamps) + 1))
             stamps.append(frame.pts)
             duration = frame.duration or duration
         known = np.array([stamp for stamp in stamps if stamp is not None], np.int64)
@@ -208,10 +158,10 @@ class ContainerReader:
 
     def _read_geometry(self) -> None:
         """Displayed size and rotation, which may only stand in the first picture."""
-        frame = next((frame for frame in self._decode(0) if frame is not None), None)
+        frame = next((frame for frame in self._decode(0) if not isinstance(frame, int)), None)
         if frame is None:
             raise MediaError(self.name, "no frame could be decoded", _DAMAGED)
-        picture = to_rgb(frame)
+        picture = self._picture(frame)
         self.height, self.width = picture.shape[:2]
         a, b = display_matrix(frame)[:2]
         self.rotation = round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
@@ -222,69 +172,78 @@ class ContainerReader:
         pending = deque(wanted)
         number = 0
         for frame in self._decode(0):
-            if frame is None:
+            if isinstance(frame, int):
                 continue
             if pending and number == pending[0]:
                 if number in self._damaged:
-                    raise MediaError(self.name, f"frame {number} is damaged", _DAMAGED)
+                    raise MediaError(self.name, f"frame {number} of the whole file is damaged", _DAMAGED)
                 yield pending.popleft(), frame
             if not pending:
                 return
             number += 1
 
-    def _read_timed(self, wanted: Sequence[int], pts: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
-        number_of = {int(pts[number]): number for number in wanted}
+    def _read_timed(self, wanted: Sequence[int], index: PacketIndex) -> Iterator[tuple[int, VideoFrame]]:
+        number_of = {int(index.pts[number]): number for number in wanted}
         pending = deque(sorted(number_of))
-        from_start = False
+        seekable = self._opened().format.name.startswith(_SEEKABLE)
+        from_start = not seekable
         while pending:
-            key = 0 if from_start else self._key_before(pending[0])
+            key = 0 if from_start else index.key_before(pending[0])
             left = len(pending)
-            for stamp, frame in self._run(key, pending):
-                yield number_of[stamp], frame
+            for frame in self._run(index, key, pending, seekable):
+                yield number_of[frame.pts or 0], frame
             if len(pending) < left:
-                from_start = False
-            elif self._index.key_packet[key] == 0:
-                raise MediaError(self.name, f"frame {number_of[pending[0]]} is damaged or missing", _DAMAGED)
+                from_start = not seekable
+            elif index.key_packet[key] == 0:
+                raise MediaError(self.name, f"frame {number_of[pending[0]]} of the whole file is damaged or missing", _DAMAGED)
             else:
-                # A "keyframe" that was none (gradual refresh) or a frame hurt by damage before it: the whole history decides.
+                # A "keyframe" that was none (gradual refresh) or damage before the frame: the whole history decides.
                 from_start = True
 
-    def _run(self, key: int, pending: deque[int]) -> Iterator[tuple[int, VideoFrame]]:
-        """Decode on from keyframe `key`, popping what is pending, until a seek is worth more or the first pending frame is
-        lost."""
-        start, tainted = self._index.key_pts[key], False
-        for frame in self._decode(self._index.key_packet[key]):
-            if frame is None:
-                tainted = True
+    def _run(self, index: PacketIndex, key: int, pending: deque[int], seekable: bool) -> Iterator[VideoFrame]:
+        """Decode on from keyframe `key` and pop what was pending, until a seek is worth more, or a frame is lost or damaged.
+
+        A frame waits until everything decoded before it was shown, because a B-frame is shown before a picture that it leans
+        on, and only that picture, when shown, says that it is damaged.
+        """
+        start, lost = index.key_pts[key], False
+        damaged: list[int] = []
+        held: deque[VideoFrame] = deque()
+        for frame in self._decode(index.key_packet[key]):
+            if isinstance(frame, int):
+                damaged.append(frame)
                 continue
             # Pictures shown before the keyframe we started from lean on pictures we skipped.
-            if frame.pts is None or frame.pts < start:
+            if frame.pts is None or frame.pts < start or frame.pts not in index.packet_of:
                 continue
-            tainted = bool(frame.is_corrupt) or (tainted and not frame.key_frame)
-            if frame.pts < pending[0]:
+            if frame.is_corrupt:
+                damaged.append(index.packet_of[frame.pts])
+            if not lost and len(held) < len(pending):
+                lost = frame.pts > pending[len(held)]
+                if frame.pts == pending[len(held)]:
+                    held.append(frame)
+            while held and index.horizon[index.packet_of[pending[0]]] <= frame.pts:
+                if _leans_on(index, pending[0], damaged):
+                    return
+                pending.popleft()
+                yield held.popleft()
+            if held:
                 continue
-            if frame.pts > pending[0] or tainted:
+            if lost or not pending or (seekable and index.key_packet[index.key_before(pending[0])] > self._position):
                 return
-            yield pending.popleft(), frame
-            if not pending or self._index.key_packet[self._key_before(pending[0])] > self._position:
-                return
+        while held and not _leans_on(index, pending[0], damaged):
+            pending.popleft()
+            yield held.popleft()
 
-    def _key_before(self, pts: int) -> int:
-        """The keyframe to start from for the frame shown at `pts`: the last one shown at or before it, right for open GOPs
-        too."""
-        if not self._opened().format.name.startswith(_SEEKABLE):
-            return 0
-        return max(bisect_right(self._index.key_pts, pts) - 1, 0)
-
-    def _decode(self, packet_number: int) -> Iterator[VideoFrame | None]:
-        """Frames in display order from that packet on; None stands for a packet that would not decode."""
+    def _decode(self, packet_number: int) -> Iterator[VideoFrame | int]:
+        """Frames in display order from that packet on; a number stands for a packet that would not decode."""
         from av.error import FFmpegError
 
         for packet in self._packets(packet_number):
             try:
                 frames = self._stream.codec_context.decode(packet)
             except (FFmpegError, ValueError):
-                yield None
+                yield self._position - 1
                 continue
             yield from frames
 
@@ -309,15 +268,17 @@ class ContainerReader:
     def _seek(self, packet_number: int) -> Iterator[Packet]:
         from av.error import FFmpegError
 
-        at = self._index.key_packet.index(packet_number)
+        index = self._index
+        assert index is not None, "only an index gives packet numbers to seek to"
+        at = index.key_packet.index(packet_number)
         for earlier in range(at, max(at - 3, -1), -1):
             try:
-                self._opened().seek(self._index.key_seek[earlier], stream=self._stream, backward=True)
+                self._opened().seek(index.key_seek[earlier], stream=self._stream, backward=True)
             except FFmpegError:
                 break
             packets = self._demux()
             first = next(packets, None)
-            landed = None if first is None or first.pts is None else self._index.packet_of.get(first.pts)
+            landed = None if first is None or first.pts is None else index.packet_of.get(first.pts)
             if first is None or landed is None or landed > packet_number:
                 continue
             yield from self._from(packet_number, landed, first, packets)
@@ -341,6 +302,11 @@ class ContainerReader:
 
     def _demux(self) -> Iterator[Packet]:
         return (packet for packet in self._opened().demux(self._stream) if packet.size > 0)
+
+
+def _leans_on(index: PacketIndex, pts: int, damaged: list[int]) -> bool:
+    """Whether a damaged packet lies between the keyframe of the frame shown at `pts` and that frame, in decoding order."""
+    return any(index.key_packet[index.key_before(pts)] <= packet <= index.packet_of[pts] for packet in damaged)
 
 
 def _cause(error: BaseException) -> str:

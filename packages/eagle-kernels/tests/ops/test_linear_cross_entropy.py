@@ -207,3 +207,25 @@ def test_wrong_arguments_are_errors_that_name_the_argument(error, match, change)
     arguments = {"hidden": torch.zeros(4, 3), "weight": torch.zeros(5, 3), "shift_labels": torch.tensor([0, -100, 4, -100])}
     with pytest.raises(error, match=match):
         eagle_kernels.linear_cross_entropy(**(arguments | change))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: asks whether the host waits for it")
+def test_with_loss_rows_the_host_never_waits_for_the_accelerator_and_a_listed_ignored_row_counts_nothing():
+    hidden, weight, labels, loss_weight = _case(40, 8, 13, 0.5)
+    supervised = (labels != -100).nonzero().squeeze(-1)
+    expected = naive_linear_cross_entropy(hidden, weight, labels, loss_weight, supervised, LossTerms())
+    truth = torch.autograd.grad(expected, (hidden, weight))
+    moved = [tensor.detach().cuda().requires_grad_() for tensor in (hidden, weight)]
+    labels, loss_weight = labels.cuda(), loss_weight.cuda()
+    mode = torch.cuda.get_sync_debug_mode()
+    for rows in (supervised, torch.arange(40)):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loss = eagle_kernels.linear_cross_entropy(
+                moved[0], moved[1], labels, loss_weight=loss_weight, loss_rows=rows, chunk_rows=7
+            )
+            grads = torch.autograd.grad(loss, moved)
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+        torch.testing.assert_close(loss.cpu(), expected)
+        torch.testing.assert_close([grad.cpu() for grad in grads], list(truth))

@@ -88,6 +88,8 @@ def packed_attention(
         return PackedAttention(None, lengths)
     # Under context parallelism the row is a part of the pack, so only the one-device implementation may check its length.
     document_bounds(cu_seqlens, tokens if implementation == PACKED_SDPA else None)
+    if implementation == PACKED_SDPA:
+        cu_seqlens = cu_seqlens.cpu()  # one transfer a batch instead of one a layer
     # transformers returns a 4-D mask as it is; without one it would look for documents in the position ids and build
     # the mask of tokens x tokens that these implementations exist to avoid.
     no_mask = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device)

@@ -7,7 +7,7 @@ here and nowhere else. It builds no modules and reads no tokenizer.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config, SiglipVisionConfig
 
@@ -55,8 +55,9 @@ class Eagle2_5_VLConfig(PreTrainedConfig):
     sub_configs = {"vision_config": PreTrainedConfig, "text_config": PreTrainedConfig}  # noqa: RUF012  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     attribute_map = {**_TILE_ALIASES, "image_token_id": "image_token_index"}  # noqa: RUF012
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    # Dicts or None when given; from __post_init__ on always a SiglipVisionConfig and a config of TEXT_CONFIGS.
+    vision_config: Any = None
+    text_config: Any = None
     use_backbone_lora: int = 0
     use_llm_lora: int = 0
     pad2square: bool = False
@@ -74,6 +75,10 @@ class Eagle2_5_VLConfig(PreTrainedConfig):
     use_pixel_shuffle: bool = True
     mlp_connector_layers: int = 2
     tie_word_embeddings: bool = False
+
+    if TYPE_CHECKING:
+        # Unknown keys are kept, which the constructor that transformers generates does not say.
+        def __init__(self, **kwargs: Any) -> None: ...
 
     def __post_init__(self, **kwargs: Any) -> None:
         legacy_text = kwargs.pop("llm_config", None)
@@ -109,12 +114,12 @@ class Eagle2_5_VLConfig(PreTrainedConfig):
     @property
     def tile_size(self) -> int:
         """Side of a tile in pixels."""
-        return int(self.force_image_size or getattr(self.vision_config, "image_size"))  # noqa: B009
+        return int(self.force_image_size or self.vision_config.image_size)
 
     @property
     def patch_size(self) -> int:
         """Side of a ViT patch in pixels."""
-        return int(getattr(self.vision_config, "patch_size"))  # noqa: B009
+        return int(self.vision_config.patch_size)
 
     @property
     def pixel_shuffle_factor(self) -> int:

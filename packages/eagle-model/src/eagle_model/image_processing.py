@@ -151,7 +151,7 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
         """
         tiles: list[np.ndarray] = []
         sizes: list[tuple[int, int]] = []
-        for image in _as_list(images):
+        for image in as_list(images):
             picture = to_picture(image)
             tiles.append(self.image_tiles(picture, **kwargs))
             sizes.append((picture.height, picture.width))
@@ -221,7 +221,8 @@ def frame_sizes(frames: Any) -> list[tuple[int, int]]:
     return [(frame.height, frame.width) for frame in frames]
 
 
-def _as_list(images: Any) -> list[Any]:
+def as_list(images: Any) -> list[Any]:
+    """One image, a list of them, or lists per prompt, as a flat list."""
     if images is None:
         return []
     if isinstance(images, (list, tuple)):

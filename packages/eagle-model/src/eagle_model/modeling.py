@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.generic import ModelOutput
 
@@ -69,8 +69,6 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: Eagle2_5_VLConfig):
         super().__init__(config)
         vision_config, text_config = config.vision_config, config.text_config
-        assert isinstance(vision_config, PreTrainedConfig)
-        assert isinstance(text_config, PreTrainedConfig)
         # Built from the very config objects, so that set_attn_implementation and resize_token_embeddings reach both.
         self.vision_model = SiglipTower(vision_config, tile_size=config.tile_size)
         self.mlp1 = build_connector(
@@ -230,6 +228,11 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if labels is not None and shift_labels is not None:
             raise ValueError("give labels (padded batches) or shift_labels (packed batches), not both")
+        if labels is not None and cu_seqlens is not None:
+            raise ValueError("labels would be shifted across the documents of a pack; give shift_labels, shifted within each")
+        if shift_labels is None and (loss_weight is not None or loss_rows is not None):
+            raise ValueError("loss_weight and loss_rows belong to shift_labels, which are missing")
+        kwargs.pop("image_sizes", None)  # comes with the processor's output; the model does not need it
         image_features = None
         if input_ids is not None:
             inputs_embeds, image_features = self.embed(input_ids, pixel_values, image_flags, visual_features)

@@ -19,7 +19,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from eagle_model.chat_template import chat_template as build_chat_template
 from eagle_model.configuration import Eagle2_5_VLConfig
-from eagle_model.image_processing import TILING_KEYS, Eagle2_5_VLImageProcessor, frame_sizes, to_picture
+from eagle_model.image_processing import TILING_KEYS, Eagle2_5_VLImageProcessor, as_list, frame_sizes, to_picture
 from eagle_model.tokens import token_id
 from eagle_model.vision_info import kind_of, load_image_item, load_video_item, media_items
 
@@ -112,6 +112,14 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
             )
         return processor
 
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: Any = None, **kwargs: Any
+    ) -> list[Any]:
+        # The base class asks AutoImageProcessor, which in transformers 5.17 needs torchvision whatever it would load.
+        tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs)
+        return [Eagle2_5_VLImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs), tokenizer]
+
     @property
     def wording(self) -> Dialect:
         """The prompt dialect as a value."""
@@ -201,7 +209,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
         """Prompts with placeholders and media to model inputs (upstream section 2.4).
 
         Args:
-            images: images of all prompts, in order, as `process_vision_info` returns them.
+            images: images of all prompts, in order, as `process_vision_info` returns them, or one list per prompt.
             text: one prompt or a batch. `<image-k>` and `<video-k>` count from 1 within each prompt; each must appear once.
             audio: refused; the released signature has it.
             videos: videos of all prompts, in order, as `process_vision_info` returns them.
@@ -232,7 +240,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
         fps, timestamps = video_options.pop("fps", None), video_options.pop("timestamps", None)
         video_list = [] if videos is None else list(videos)
         media = _Media(
-            images=[] if images is None else (list(images) if isinstance(images, (list, tuple)) else [images]),
+            images=as_list(images),
             videos=video_list,
             fps=_per_video(fps, len(video_list), "fps"),
             timestamps=_per_video(timestamps, len(video_list), "timestamps"),

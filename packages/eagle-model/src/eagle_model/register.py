@@ -4,7 +4,10 @@ After `import eagle_model`, a released or saved folder loads through AutoConfig,
 AutoModelForImageTextToText, AutoImageProcessor and AutoProcessor without `trust_remote_code`. Repeating it is harmless.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+# Up to transformers 5.17 the name at the top level is a stand-in that refuses to work without torchvision.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from eagle_model.attention import register_attention
 from eagle_model.configuration import Eagle2_5_VLConfig

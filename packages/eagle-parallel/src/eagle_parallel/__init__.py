@@ -1,6 +1,7 @@
 """Context parallelism for packed causal sequences: a mesh, a plan of who owns which tokens, sharding, exact attention, one loss.
 
-Plain PyTorch over torch.distributed (gloo or NCCL) in this version; with one process everything is plain arithmetic. Needs torch only.
+Plain PyTorch over torch.distributed (gloo or NCCL) in this version; with one process everything is plain arithmetic.
+Needs torch only.
 """
 
 from eagle_parallel.attention_truth import Span, attention_backward, attention_forward, varlen_attention

@@ -8,6 +8,7 @@ Slow by design: it forms the scores in blocks of queries. Not for dropout, slidi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,9 +21,9 @@ _QUERY_BLOCK = 512
 
 
 class Span(NamedTuple):
-    """Query rows [query_start, query_end) see key rows from key_start on; the first of them sees keys up to row key_start + first_position.
+    """Query rows [query_start, query_end) against key rows [key_start, key_end).
 
-    Query i of the span (counted from 0) sees key j of [key_start, key_end) when j <= first_position + i.
+    Query i of the span sees its key j, both counted from 0, when j <= first_position + i.
     """
 
     query_start: int
@@ -61,7 +62,7 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], sc
 def attention_backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, spans: Sequence[Span], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `attention_forward` from its results alone; out and lse may come from a softmax over more keys than given here.
+    """Gradients of `attention_forward` from its results alone; out and lse may be those of a softmax over more keys.
 
     Args:
         grad_out: [query_tokens, query_heads, head_dim].
@@ -116,13 +117,13 @@ def varlen_attention(
     for name, tensor in (("q", q), ("k", k)):
         if tensor.shape[0] != borders[-1]:
             raise ValueError(f"{name} has {tensor.shape[0]} tokens but cu_seqlens ends at {borders[-1]}.")
-    spans = [Span(start, end, start, end, 0) for start, end in zip(borders[:-1], borders[1:], strict=True)]
+    spans = [Span(start, end, start, end, 0) for start, end in pairwise(borders)]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return cast("tuple[Tensor, Tensor]", _VarlenAttention.apply(q, k, v, spans, scale))
 
 
 def check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """ValueError or TypeError, naming the tensor, unless q, k, v are [tokens, heads, head_dim] of one dtype with grouped heads."""
+    """ValueError or TypeError, naming the tensor, unless q, k, v are [tokens, heads, head_dim] of one dtype and fit."""
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 3:
             raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [tokens, heads, head_dim] (no batch dimension).")

@@ -67,8 +67,8 @@ def cp_attention(
     rank = check_mesh(plan, mesh)
     if plan.cp_ulysses > 1:
         raise NotYetSupported(
-            f"attention with ulysses={plan.cp_ulysses} is not in this version; use init_mesh(cp={plan.cp}, ulysses=1), which gathers keys "
-            f"over all {plan.cp} ranks and takes any number of heads."
+            f"attention with ulysses={plan.cp_ulysses} is not in this version; use init_mesh(cp={plan.cp}, ulysses=1), "
+            f"which gathers keys over all {plan.cp} ranks and takes any number of heads."
         )
     if algorithm != "gather_kv":
         raise NotYetSupported(f"algorithm {algorithm!r} is not in this version; use algorithm='gather_kv'.")

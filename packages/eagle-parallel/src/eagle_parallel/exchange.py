@@ -48,9 +48,9 @@ def gather_rows(local: Tensor, plan: Plan, mesh: Mesh | None) -> Tensor:
     room = _room(plan)
     sent = local.new_zeros((room, *local.shape[1:]))
     sent[: local.shape[0]] = local
-    received = local.new_empty((plan.cp * room, *local.shape[1:]))
-    dist.all_gather_into_tensor(received, sent, group=mesh.group("cp"))
-    return received.index_select(0, _places(plan).to(local.device))
+    received = local.new_empty((plan.cp, *sent.shape))
+    dist.all_gather(list(received.unbind(0)), sent, group=mesh.group("cp"))
+    return received.flatten(0, 1).index_select(0, _places(plan).to(local.device))
 
 
 def reduce_rows(full: Tensor, plan: Plan, mesh: Mesh | None) -> Tensor:
@@ -60,9 +60,10 @@ def reduce_rows(full: Tensor, plan: Plan, mesh: Mesh | None) -> Tensor:
     room = _room(plan)
     sent = full.new_zeros((plan.cp * room, *full.shape[1:]))
     sent[_places(plan).to(full.device)] = full
-    received = full.new_empty((room, *full.shape[1:]))
-    dist.reduce_scatter_tensor(received, sent, group=mesh.group("cp"))
-    return received[: plan.local_tokens(mesh.cp_rank)]
+    received = torch.empty_like(sent)
+    # An exchange and a local sum in rank order, not a reduce-scatter: two runs give the same bits.
+    dist.all_to_all_single(received, sent, group=mesh.group("cp"))
+    return received.unflatten(0, (plan.cp, room))[:, : plan.local_tokens(mesh.cp_rank)].sum(0)
 
 
 def gather(tensor: Tensor, plan: Plan, mesh: Mesh | None = None, *, dim: int = 0) -> Tensor:

@@ -41,7 +41,7 @@ def zigzag(lengths: Sequence[int], ranks: int) -> list[list[Piece]]:
 
 
 def contiguous(lengths: Sequence[int], ranks: int) -> list[list[Piece]]:
-    """One run of the whole pack for each rank, cut at document borders; totals differ by at most one. Unbalanced in causal work."""
+    """One run of the whole pack for each rank, totals differing by at most one token. Causal work is not balanced."""
     whole = [Piece(document, 0, length) for document, length in enumerate(lengths)]
     return split(whole, ranks)
 

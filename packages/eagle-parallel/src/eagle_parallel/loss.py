@@ -50,9 +50,9 @@ def global_normaliser(
 def normalise_loss(loss_sum: Tensor, normaliser: float, *, averaged_over: int = 1, accumulation_divided_by: int = 1) -> Tensor:
     """The loss to call backward on: loss_sum / normaliser, with the engine's own averaging undone.
 
-    Gradients summed over ranks and micro-batches must come to the gradient of the global mean. DDP, FSDP and DeepSpeed instead take
-    the MEAN of gradients over all ranks, context-parallel ones included, so their factor is the world size: pass
-    `averaged_over=mesh.world`. An engine that also divides the loss by the number of accumulation steps (DeepSpeed's
+    Gradients summed over ranks and micro-batches must come to the gradient of the global mean. DDP, FSDP and DeepSpeed
+    instead take the MEAN of gradients over all ranks, context-parallel ones included, so their factor is the world size:
+    pass `averaged_over=mesh.world`. An engine that also divides the loss by the number of accumulation steps (DeepSpeed's
     `backward` by default) needs that number in `accumulation_divided_by`.
 
     Args:
@@ -75,7 +75,7 @@ def normalise_loss(loss_sum: Tensor, normaliser: float, *, averaged_over: int = 
 
 
 def global_loss(loss_sum: float | Tensor | Sequence[float], normaliser: float, mesh: Mesh | None = None) -> float:
-    """The step's loss as a figure to log, equal on every rank: all loss sums of the step over the normaliser. Collective over all ranks.
+    """The step's loss as a figure to log, equal on every rank: all its loss sums over the normaliser. Collective over all ranks.
 
     Args:
         loss_sum: this rank's sum of weighted token losses, or one for each micro-batch of the step.
@@ -93,8 +93,8 @@ def global_loss(loss_sum: float | Tensor | Sequence[float], normaliser: float, m
 def _check_normaliser(normaliser: float) -> None:
     if not normaliser > 0:
         raise ValueError(
-            f"normaliser is {normaliser}: no token of the whole optimiser step is supervised. Skip the step on every rank, or look for "
-            f"samples whose labels are all ignored."
+            f"normaliser is {normaliser}: no token of the whole optimiser step is supervised. Skip the step on every rank, "
+            f"or look for samples whose labels are all ignored."
         )
 
 

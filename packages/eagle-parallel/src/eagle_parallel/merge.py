@@ -31,7 +31,8 @@ def merge_attention(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) 
         if out_a.dim() != 3 or lse.shape != (out_a.shape[1], out_a.shape[0]):
             raise ValueError(f"{name} has shape {list(lse.shape)}, expected [heads, tokens] of out_a {list(out_a.shape)}.")
     lse = torch.logaddexp(lse_a, lse_b)
-    # -inf minus -inf is NaN; a query without keys gets weight exp(-inf - 0) = 0 instead.
-    base = lse.masked_fill(lse == float("-inf"), 0.0)
-    weight_a, weight_b = ((part - base).exp().T[..., None] for part in (lse_a, lse_b))
+    # exp(l_a - l) as a sigmoid of l_a - l_b: the rounding of l, large where scores are large, stays out of the weights.
+    empty = lse == float("-inf")
+    difference = (lse_a - lse_b).masked_fill(empty, 0.0)
+    weight_a, weight_b = (sign.sigmoid().masked_fill(empty, 0.0).T[..., None] for sign in (difference, -difference))
     return (weight_a * out_a + weight_b * out_b).to(out_a.dtype), lse

@@ -6,6 +6,7 @@ data-parallel peers (upstream sections 6.1 and A.6). The arithmetic is pure; onl
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -18,16 +19,18 @@ AXES: tuple[Axis, ...] = get_args(Axis)
 
 @dataclass(frozen=True)
 class Mesh:
-    """Sizes of the three axes and the place of this process in them. Rank = (dp_rank * cp_ring + ring_rank) * cp_ulysses + ulysses_rank.
+    """Sizes of the three axes and the place of this process in them. Build it with `init_mesh`.
 
-    "cp" is cp_ring and cp_ulysses flattened, "dp_cp" is every rank. Build it with `init_mesh`.
+    rank = (dp_rank * cp_ring + ring_rank) * cp_ulysses + ulysses_rank. The axis "cp" is cp_ring and cp_ulysses flattened,
+    "dp_cp" is every rank.
     """
 
     dp: int
     cp_ring: int
     cp_ulysses: int
     rank: int
-    _groups: Mapping[Axis, dist.ProcessGroup] = field(default_factory=dict, repr=False, compare=False)
+    # Weak: torch.distributed owns the groups, and a gloo group that a value keeps alive until the interpreter ends aborts it.
+    _groups: Mapping[Axis, weakref.ref[dist.ProcessGroup]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def world(self) -> int:
@@ -55,7 +58,7 @@ class Mesh:
         return self.rank % self.cp_ulysses
 
     def ranks(self, axis: Axis) -> tuple[tuple[int, ...], ...]:
-        """Every group of an axis as global ranks, ascending: for 8 ranks, cp 8, ulysses 4, "cp_ring" is (0,4), (1,5), (2,6), (3,7).
+        """Every group of an axis as global ranks: with 8 ranks, cp 8, ulysses 4, "cp_ring" is (0,4), (1,5), (2,6), (3,7).
 
         Raises:
             ValueError: axis is not one of dp, cp_ring, cp_ulysses, cp, dp_cp.
@@ -77,12 +80,17 @@ class Mesh:
         return len(self.ranks(axis)[0])
 
     def group(self, axis: Axis) -> dist.ProcessGroup | None:
-        """The process group of this rank along an axis; None where it would hold this rank alone."""
+        """The process group of this rank along an axis; None where it would hold this rank alone.
+
+        Raises:
+            ValueError: the mesh was not built by `init_mesh`, or torch.distributed was shut down since.
+        """
         if self.size(axis) == 1:
             return None
-        if axis not in self._groups:
-            raise ValueError(f"this mesh has no process group for axis {axis!r}; build it with eagle_parallel.init_mesh().")
-        return self._groups[axis]
+        group = self._groups[axis]() if axis in self._groups else None
+        if group is None:
+            raise ValueError(f"this mesh has no live process group for axis {axis!r}; build it with eagle_parallel.init_mesh().")
+        return group
 
 
 def init_mesh(cp: int = 1, ulysses: int = 1) -> Mesh:
@@ -104,14 +112,13 @@ def init_mesh(cp: int = 1, ulysses: int = 1) -> Mesh:
     world, rank = (dist.get_world_size(), dist.get_rank()) if distributed else (1, 0)
     sizes = mesh_sizes(world, cp, ulysses)
     bare = Mesh(*sizes, rank=rank)
-    groups: dict[Axis, dist.ProcessGroup] = {}
+    made: dict[tuple[int, ...], weakref.ref[dist.ProcessGroup]] = {}
     # new_group is collective over the world: every rank creates every group, in this order.
-    for axis in AXES:
-        for ranks in bare.ranks(axis):
-            if 1 < len(ranks):
-                group = dist.group.WORLD if len(ranks) == world else dist.new_group(list(ranks))
-                if rank in ranks and isinstance(group, dist.ProcessGroup):
-                    groups[axis] = group
+    for ranks in dict.fromkeys(ranks for axis in AXES for ranks in bare.ranks(axis) if len(ranks) > 1):
+        group = dist.group.WORLD if len(ranks) == world else dist.new_group(list(ranks))
+        if rank in ranks and isinstance(group, dist.ProcessGroup):
+            made[ranks] = weakref.ref(group)
+    groups: dict[Axis, weakref.ref[dist.ProcessGroup]] = {axis: made[ranks] for axis in AXES for ranks in bare.ranks(axis) if ranks in made}
     return Mesh(*sizes, rank=rank, _groups=groups)
 
 

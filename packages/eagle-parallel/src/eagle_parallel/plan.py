@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -38,7 +39,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who owns what. `pieces[cp_rank]` lists that rank's (document, start, end), ascending in pack order; every token is owned once.
+    """Who owns what. `pieces[cp_rank]` lists that rank's (document, start, end) in pack order; every token is owned once.
 
     `cu_seqlens` are the document borders of the whole pack, 0 first and the token count last. Ranks are context-parallel
     ranks, 0 to cp - 1, as `Mesh.cp_rank` gives them.
@@ -112,7 +113,7 @@ def make_plan(
     ring, ulysses = _sizes(mesh)
     if layout not in get_args(Layout):
         raise ValueError(f"layout {layout!r} is unknown; use one of {', '.join(get_args(Layout))}.")
-    lengths = [after - before for before, after in zip(borders[:-1], borders[1:], strict=True)]
+    lengths = [after - before for before, after in pairwise(borders)]
     shares = (layouts.zigzag if layout == "zigzag" else layouts.contiguous)(lengths, ring)
     pieces = tuple(tuple(part) for share in shares for part in layouts.split(share, ulysses))
     return Plan(borders, ring, ulysses, layout, pieces, model_shape)
@@ -132,7 +133,7 @@ def _borders(cu_seqlens: Sequence[int] | Tensor) -> tuple[int, ...]:
     borders = tuple(int(border) for border in cu_seqlens)
     if len(borders) < 2 or borders[0] != 0:
         raise ValueError(f"cu_seqlens must be 0 followed by the end of every document, got {list(borders[:8])}.")
-    for place, (before, after) in enumerate(zip(borders[:-1], borders[1:], strict=True)):
+    for place, (before, after) in enumerate(pairwise(borders)):
         if after < before:
             raise ValueError(f"cu_seqlens decreases from {before} to {after} at entry {place + 1}; pass cumulative lengths.")
     return borders

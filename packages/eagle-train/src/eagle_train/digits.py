@@ -45,6 +45,9 @@ class DigitsCorpus(Strict):
     strips: int = Field(3200, ge=1)
     clips: int = Field(1000, ge=1)
     texts: int = Field(9000, ge=1)
+    clip_questions: int = Field(4, ge=2)
+    text_questions: int = Field(12, ge=1)
+    """Questions per training clip, and per clip of the text dataset."""
     held_out: int = Field(150, ge=1)
     """Questions per task in the held-out set."""
 
@@ -88,8 +91,8 @@ def _write(
     media.mkdir()
     _write_jsonl(folder / "digit.jsonl", count(_digit_lines(train, config.digits, media, "digit", rng)))
     _write_jsonl(folder / "strip.jsonl", count(_strip_lines(train, config.strips, media, "strip", rng)))
-    _write_jsonl(folder / "clip.jsonl", count(_clip_lines(train, config.clips, media, "clip", rng, questions=4)))
-    _write_jsonl(folder / "text.jsonl", count(_text_lines(config.texts, tokens_per_tile, rng)))
+    _write_jsonl(folder / "clip.jsonl", count(_clip_lines(train, config.clips, media, "clip", rng, config.clip_questions)))
+    _write_jsonl(folder / "text.jsonl", count(_text_lines(config.texts, tokens_per_tile, rng, config.text_questions)))
     (folder / "held_out").mkdir()
     makers = {"digit": _digit_lines, "strip": _strip_lines, "clip": _clip_lines}
     for task, make in makers.items():
@@ -200,42 +203,49 @@ def _clip_lines(
         digits = [int(d) for d in rng.integers(0, 10, 4 + i % 5)]
         path = f"{name}/{i:06d}.mp4"
         write_clip(media / path, [cell for cell in _draw(pools, digits, rng, 2 * CELL) for _ in range(CLIP_FPS)], fps=CLIP_FPS)
-        seconds = [int(s) for s in rng.permutation(len(digits))] if questions > 1 else [i // 5 % len(digits)]
+        seconds = _seconds(len(digits), questions, rng) if questions > 1 else [i // 5 % len(digits)]
         turns = []
-        for number, second in enumerate(seconds[:questions]):
-            question = _ask("clip", rng, time=_time(second, rng))
+        for number, second in enumerate(seconds):
+            question = _ask("clip", rng, time=second + 0.5)
             turns += _turns(question, str(digits[second]), "" if number else "<video-1>")
         yield {"data": [{"type": "video", "video_list": [{"video": path}]}], "conversations": turns}
 
 
-def _time(second: int, rng: np.random.Generator) -> str:
-    """A time inside a second, away from its ends: 3.2 to 3.8."""
-    return f"{second}.{int(rng.integers(2, 9))}"
+def _seconds(digits: int, questions: int, rng: np.random.Generator) -> list[int]:
+    """`questions` seconds to ask about, each second once before any is asked about again."""
+    order: list[int] = []
+    while len(order) < questions:
+        order += [int(s) for s in rng.permutation(digits)]
+    return order[:questions]
 
 
-def _text_lines(count: int, tokens_per_tile: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """The prompts of the three tasks with each tile's context tokens replaced by its digit, as often."""
+def _text_lines(
+    count: int, tokens_per_tile: int, rng: np.random.Generator, questions: int, turns: int = 5, least: int = 2
+) -> Iterator[dict[str, Any]]:
+    """The prompts of the tasks with each tile's context tokens replaced by its digit, as often.
+
+    Half are clips, from `least` digits on because looking up a time is learned on short ones first; half are
+    conversations of up to `turns` pictures.
+    """
     block = re.compile(f"{IMG_START}(?:{IMG_CONTEXT})*{IMG_END}")
     for i in range(count):
-        task = TASKS[i % 3]
-        turns: list[dict[str, str]] = []
-        if task == "clip":
-            digits = [int(d) for d in rng.integers(0, 10, 4 + i // 3 % 5)]
-            total = len(digits) * CLIP_FPS
-            choice = uniform(total, CLIP_FPS, int(rng.integers(len(digits), 2 * len(digits) + 1)))
+        lines: list[dict[str, str]] = []
+        if i % 2:
+            digits = [int(d) for d in rng.integers(0, 10, least + i // 2 % (9 - least))]
+            choice = uniform(len(digits) * CLIP_FPS, CLIP_FPS, int(rng.integers(len(digits), 2 * len(digits) + 1)))
             shown = iter(digits[index // CLIP_FPS] for index in choice.indices)
-            frames = [tokens_per_tile] * len(choice.indices)
-            text = RELEASED.video(1, choice.fps, choice.timestamps, frames)
+            text = RELEASED.video(1, choice.fps, choice.timestamps, [tokens_per_tile] * len(choice.indices))
             text = block.sub(lambda _: str(next(shown)) * tokens_per_tile, text)
-            for number, second in enumerate(int(s) for s in rng.permutation(len(digits))[:4]):
-                question = _ask("clip", rng, time=_time(second, rng))
-                turns += _turns(question, str(digits[second]), "" if number else text)
+            for number, second in enumerate(_seconds(len(digits), min(questions, 2 * len(digits)), rng)):
+                lines += _turns(_ask("clip", rng, time=second + 0.5), str(digits[second]), "" if number else text)
         else:
-            digits = [int(d) for d in rng.integers(0, 10, 1 if task == "digit" else 2 + i // 3 % 4)]
-            thumbnail = [] if task == "digit" else [int(rng.integers(10))]  # an extra tile that answers nothing
-            written = "".join(str(d) * tokens_per_tile for d in [*digits, *thumbnail])
-            turns = _turns(_ask(task, rng), "".join(map(str, digits)), f"<image 1>{written}")
-        yield {"conversations": turns}
+            for k in range(1, int(rng.integers(1, turns + 1)) + 1):
+                task = TASKS[int(rng.integers(2))]
+                digits = [int(d) for d in rng.integers(0, 10, 1 if task == "digit" else int(rng.integers(2, 6)))]
+                thumbnail = [] if task == "digit" else [int(rng.integers(10))]  # an extra tile that answers nothing
+                written = "".join(str(d) * tokens_per_tile for d in [*digits, *thumbnail])
+                lines += _turns(_ask(task, rng), "".join(map(str, digits)), f"<image {k}>{written}")
+        yield {"conversations": lines}
 
 
 def write_clip(path: Path, frames: Sequence[np.ndarray], *, fps: int) -> None:

@@ -30,8 +30,8 @@ def main(file: str, function: str, folder: str, worlds: str, rank: int) -> None:
     for world in map(int, worlds.split(",")):
         if rank >= world:
             continue
-        store = dist.FileStore(str(Path(folder, f"store-{world}")), world)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+        store = Path(folder, f"store-{world}").resolve().as_uri()
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
         result = getattr(module, function)()
         torch.save(result, Path(folder, f"{world}-{rank}.pt"))
         dist.barrier()

@@ -1,0 +1,125 @@
+"""Generation: the released contract, caches, padding and reuse of encoded images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from eagle_model import PACKED_SDPA
+from PIL import Image
+from transformers import GenerationMixin, TextIteratorStreamer
+
+NEW = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+
+
+def inputs_for(processor: Any, texts: list[str], sizes: list[list[tuple[int, int]]]) -> Any:
+    conversations = []
+    shade = 40
+    for text, row in zip(texts, sizes, strict=True):
+        content: list[dict[str, Any]] = []
+        for size in row:
+            shade += 50
+            content.append({"type": "image", "image": Image.new("RGB", size, (shade, 255 - shade, shade // 2))})
+        conversations.append([{"role": "user", "content": [*content, {"type": "text", "text": text}]}])
+    return processor.apply_chat_template(
+        conversations, tokenize=True, return_dict=True, add_generation_prompt=True, padding=True, return_tensors="pt"
+    )
+
+
+def test_generate_returns_only_new_tokens_equal_to_step_by_step_argmax(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(64, 32)]])
+    new = model.generate(**inputs, **NEW)
+    ids = inputs["input_ids"]
+    for step in range(new.shape[1]):
+        logits = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits
+        assert int(logits[0, -1].argmax()) == int(new[0, step])
+        ids = torch.cat([ids, new[:, step : step + 1]], dim=1)
+    assert new.shape == (1, NEW["max_new_tokens"])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", PACKED_SDPA])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_attention_and_cache_do_not_change_the_answer(make_model: Any, processor: Any, attention: str, use_cache: bool):
+    inputs = inputs_for(processor, ["What is this?"], [[(32, 32)]])
+    expected = make_model().generate(**inputs, **NEW)
+    assert torch.equal(make_model(attention=attention).generate(**inputs, **NEW, use_cache=use_cache), expected)
+
+
+def test_a_left_padded_batch_answers_like_each_prompt_alone(make_model: Any, processor: Any):
+    model = make_model(attention=PACKED_SDPA)
+    texts = ["What is this?", "Read the digits. 0 1 2 3 4 5 6 7 8 9", "no picture"]
+    sizes = [[(32, 32)], [(64, 32), (32, 32)], []]
+    batch = inputs_for(processor, texts, sizes)
+    assert batch["attention_mask"][0, 0] == 0
+    together = model.generate(**batch, **NEW)
+    shade = 0
+    for row, (text, size) in enumerate(zip(texts, sizes, strict=True)):
+        alone = inputs_for(processor, [text], [size])
+        if shade and size:  # the same shades as in the batch: pictures differ by their position in it
+            alone["pixel_values"] = batch["pixel_values"][shade : shade + len(alone["pixel_values"])]
+        shade += len(alone.get("pixel_values", []))
+        assert torch.equal(model.generate(**alone, **NEW)[0], together[row]), text
+
+
+def test_encoded_images_are_reused_across_turns(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(64, 32)]])
+    expected = model.generate(**inputs, **NEW)
+    features = model.get_image_features(inputs["pixel_values"])
+    del inputs["pixel_values"]
+    assert torch.equal(model.generate(**inputs, visual_features=features, **NEW), expected)
+
+
+def test_generate_takes_pixels_first_as_the_released_code_does(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(64, 32)]])
+    by_name = model.generate(**inputs, **NEW)
+    assert torch.equal(model.generate(inputs["pixel_values"], inputs["input_ids"], inputs["attention_mask"], **NEW), by_name)
+    with pytest.raises(TypeError, match="first positional argument of generate is pixel_values"):
+        model.generate(inputs["input_ids"])
+    with pytest.raises(ValueError, match="needs input_ids"):
+        model.generate(pixel_values=inputs["pixel_values"])
+
+
+def test_streaming_yields_the_new_text_only(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(32, 32)]])
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=30)
+    new = model.generate(**inputs, **NEW, streamer=streamer)
+    assert "".join(streamer) == processor.tokenizer.decode(new[0])
+
+
+def test_beams_and_several_samples_keep_the_contract(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(32, 32)]])
+    beams = model.generate(**inputs, max_new_tokens=4, num_beams=3, num_return_sequences=2, do_sample=False, pad_token_id=0)
+    assert beams.shape == (2, 4)
+    output = model.generate(**inputs, **NEW, return_dict_in_generate=True, output_logits=True)
+    assert output.sequences.shape == (1, 6)
+    assert len(output.logits) == 6
+
+
+def test_a_mismatch_of_prompt_and_pixels_is_an_error_before_generating(make_model: Any, processor: Any):
+    inputs = inputs_for(processor, ["What is this?"], [[(64, 32)]])
+    with pytest.raises(ValueError, match="image context tokens"):
+        make_model().generate(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"][:1], **NEW)
+
+
+def test_the_plain_generation_loop_of_transformers_sees_pixels_at_the_prefill_only(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(32, 32)]])
+    calls: list[bool] = []
+    encode = model.get_image_features
+
+    def counted(pixel_values: torch.Tensor) -> torch.Tensor:
+        calls.append(True)
+        return encode(pixel_values)
+
+    model.get_image_features = counted
+    plain: Any = GenerationMixin
+    full = plain.generate(model, inputs["input_ids"], pixel_values=inputs["pixel_values"], **NEW)
+    assert len(calls) == 1
+    model.get_image_features = encode
+    assert torch.equal(full[:, inputs["input_ids"].shape[1] :], model.generate(**inputs, **NEW))
