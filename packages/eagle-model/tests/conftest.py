@@ -111,6 +111,17 @@ def make_model(make_config: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
+def recompute() -> Any:
+    """Switch on gradient checkpointing by the name that the installed transformers wants."""
+
+    def enable(model: Any, options: dict[str, Any] | None = None) -> None:
+        method = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        method(options)
+
+    return enable
+
+
+@pytest.fixture(scope="session")
 def processor(tokenizer: Any, make_config: Any) -> Eagle2_5_VLProcessor:
     return Eagle2_5_VLProcessor.for_config(make_config(), tokenizer)
 

@@ -239,17 +239,25 @@ def test_a_dummy_tile_keeps_the_tower_in_the_graph_without_changing_the_loss(mak
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_tower_language_model_and_connector_changes_no_gradient(make_model: Any, reentrant: bool):
-    def gradients(recompute: bool) -> dict[str, torch.Tensor]:
-        model = make_model(mlp_checkpoint=recompute).train()
-        if recompute:
-            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-            model.enable_input_require_grads()
+def test_checkpointing_tower_language_model_and_connector_changes_no_gradient(make_model: Any, recompute: Any, reentrant: bool):
+    def gradients(again: bool) -> tuple[dict[str, torch.Tensor], list[int]]:
+        model = make_model(mlp_checkpoint=again).train()
+        if again:
+            recompute(model, {"use_reentrant": reentrant})
+        watched = [model.vision_model.vision_model.encoder.layers[0].mlp, model.mlp1[1], model.language_model.model.layers[0].mlp]
+        runs = [0] * len(watched)
+        for i, module in enumerate(watched):
+
+            def count(*_: Any, i: int = i) -> None:
+                runs[i] += 1
+
+            module.register_forward_pre_hook(count)
         ids = prompt(model, 2)
         model(input_ids=ids, pixel_values=pixels(2), labels=ids).loss.backward()
-        return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+        return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}, runs
 
-    plain, recomputed = gradients(False), gradients(True)
+    (plain, once), (recomputed, twice) = gradients(False), gradients(True)
+    assert (once, twice) == ([1, 1, 1], [2, 2, 2])
     assert plain.keys() == recomputed.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(recomputed[name], gradient)

@@ -128,11 +128,11 @@ def test_packed_sdpa_makes_nothing_of_tokens_by_tokens(make_model: Any):
     assert largest >= (count * length) ** 2
 
 
-def test_gradient_checkpointing_keeps_the_bounds(make_model: Any):
+def test_gradient_checkpointing_keeps_the_bounds(make_model: Any, recompute: Any):
     model = make_model(attention=PACKED_SDPA).train()
     batch = packed_batch(model)
     plain = model(**batch).loss
-    model.gradient_checkpointing_enable()
+    recompute(model)
     recomputed = model(**batch).loss
     torch.testing.assert_close(recomputed, plain)
     recomputed.backward()

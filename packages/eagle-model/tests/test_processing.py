@@ -248,7 +248,7 @@ def test_text_alone_has_no_pixels_and_images_alone_have_no_text(processor: Any):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"text": "<image-1>"}, "mention at least 1 image\\(s\\) but 0 were given"),
+        ({"text": "<image-1>"}, "mention 1 image\\(s\\) but 0 were given"),
         ({"text": "no", "images": [picture()]}, "mention 0 image\\(s\\) but 1 were given"),
         ({"text": "<image-2>", "images": [picture()]}, "names images \\[2\\]"),
         ({"text": "<image-1><image-1>", "images": [picture()] * 2}, "names images \\[1, 1\\]"),

@@ -6,7 +6,7 @@ import eagle_kernels
 import pytest
 import torch
 import torch.nn.functional as F
-from eagle_kernels.ops.linear_cross_entropy import LossTerms, naive_linear_cross_entropy
+from eagle_kernels.ops.linear_cross_entropy import LossTerms, naive_linear_cross_entropy, without_ignored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -207,6 +207,14 @@ def test_wrong_arguments_are_errors_that_name_the_argument(error, match, change)
     arguments = {"hidden": torch.zeros(4, 3), "weight": torch.zeros(5, 3), "shift_labels": torch.tensor([0, -100, 4, -100])}
     with pytest.raises(error, match=match):
         eagle_kernels.linear_cross_entropy(**(arguments | change))
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_row_listed_against_its_ignored_label_gets_a_valid_label_and_no_weight(weighted):
+    weight = torch.tensor([2.0, 3.0, 5.0]) if weighted else None
+    labels, found = without_ignored(torch.tensor([4, -100, 6]), weight, -100, torch.float32)
+    assert labels.tolist() == [4, 0, 6]
+    assert found.tolist() == ([2.0, 0.0, 5.0] if weighted else [1.0, 0.0, 1.0])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: asks whether the host waits for it")

@@ -6,9 +6,7 @@ order of their tokens, and files that both this package and the released code re
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,25 +17,10 @@ from transformers.processing_utils import ProcessorMixin
 
 from eagle_model.chat_template import chat_template as build_chat_template
 from eagle_model.configuration import Eagle2_5_VLConfig
-from eagle_model.image_processing import TILING_KEYS, Eagle2_5_VLImageProcessor, as_list, frame_sizes, to_picture
+from eagle_model.image_processing import TILING_KEYS, Eagle2_5_VLImageProcessor, as_list
+from eagle_model.prompt_expansion import Media, PromptExpander
 from eagle_model.tokens import token_id
 from eagle_model.vision_info import kind_of, load_image_item, load_video_item, media_items
-
-_VIDEO_KEYS = ("fps", "timestamps")
-
-
-@dataclass
-class _Media:
-    """What the placeholders of one batch refer to, and the tiles collected so far in the order of the text."""
-
-    images: Sequence[Any]
-    videos: Sequence[Any]
-    fps: Sequence[float | None]
-    timestamps: Sequence[Sequence[float] | None]
-    image_options: Mapping[str, Any]
-    video_options: Mapping[str, Any]
-    tiles: list[np.ndarray] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Eagle2_5_VLProcessor(ProcessorMixin):
@@ -239,7 +222,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
         video_options = dict(videos_kwargs or {})
         fps, timestamps = video_options.pop("fps", None), video_options.pop("timestamps", None)
         video_list = [] if videos is None else list(videos)
-        media = _Media(
+        media = Media(
             images=as_list(images),
             videos=video_list,
             fps=_per_video(fps, len(video_list), "fps"),
@@ -247,84 +230,20 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
             image_options={**flat, **(images_kwargs or {})},
             video_options=video_options,
         )
-        expanded = self._expand(prompts, media)
+        expander = PromptExpander(
+            self.image_processor, self.wording, self.tokens_per_tile, self.image_placeholder, self.video_placeholder
+        )
+        expanded, tiles, sizes = expander.expand(prompts, media)
         options = {"padding_side": "left", **kwargs, **(text_kwargs or {})}
         encoded = self.tokenizer(expanded, return_tensors=return_tensors, **options)
         if options.get("truncation"):
             self._check_truncation(expanded, encoded["input_ids"])
         data = dict(encoded)
-        if media.tiles:
-            pixels = np.concatenate(media.tiles)
-            sizes = np.array(media.sizes, dtype=np.int64)
+        if tiles:
+            arrays = {"pixel_values": np.concatenate(tiles), "image_sizes": np.array(sizes, dtype=np.int64)}
             as_torch = return_tensors in (None, "pt")
-            data["pixel_values"] = torch.from_numpy(pixels) if as_torch else pixels
-            data["image_sizes"] = torch.from_numpy(sizes) if as_torch else sizes
+            data.update({key: torch.from_numpy(array) if as_torch else array for key, array in arrays.items()})
         return BatchFeature(data)
-
-    def _expand(self, prompts: Sequence[str], media: _Media) -> list[str]:
-        """Prompts with every placeholder replaced by its dialect text; fills `media.tiles` in the order of the text."""
-        pattern = re.compile(rf"<({re.escape(self.image_placeholder)}|{re.escape(self.video_placeholder)})-(\d+)>")
-        expanded: list[str] = []
-        used = {"image": 0, "video": 0}
-        for row, prompt in enumerate(prompts):
-            numbers: dict[str, list[int]] = {"image": [], "video": []}
-            for match in pattern.finditer(prompt):
-                numbers[self._kind(match)].append(int(match[2]))
-            for kind, found in numbers.items():
-                if sorted(found) != list(range(1, len(found) + 1)):
-                    raise ValueError(
-                        f"prompt {row} names {kind}s {found}; number them 1 to {len(found)} and mention each once "
-                        f"(<{kind}-1>, <{kind}-2>, …)"
-                    )
-            ends = {kind: used[kind] + len(found) for kind, found in numbers.items()}
-            expanded.append(pattern.sub(self._replacement(media, dict(used), ends), prompt))
-            used = ends
-        for kind, given in (("image", media.images), ("video", media.videos)):
-            if used[kind] != len(given):
-                raise ValueError(
-                    f"the prompts mention {used[kind]} {kind}(s) but {len(given)} were given; make both from the same messages"
-                )
-        return expanded
-
-    def _kind(self, match: re.Match[str]) -> str:
-        return "image" if match[1] == self.image_placeholder else "video"
-
-    def _replacement(self, media: _Media, first: dict[str, int], ends: dict[str, int]) -> Callable[[re.Match[str]], str]:
-        images_in_prompt = ends["image"] - first["image"]
-
-        def replace(match: re.Match[str]) -> str:
-            kind, number = self._kind(match), int(match[2])
-            given = media.images if kind == "image" else media.videos
-            index = first[kind] + number - 1
-            if index >= len(given):
-                raise ValueError(
-                    f"the prompts mention at least {index + 1} {kind}(s) but {len(given)} were given; "
-                    "make both from the same messages"
-                )
-            if kind == "image":
-                return self._image_text(media, index, number, images_in_prompt)
-            return self._video_text(media, index, number)
-
-        return replace
-
-    def _image_text(self, media: _Media, index: int, number: int, count: int) -> str:
-        picture = to_picture(media.images[index])
-        tiles = self.image_processor.image_tiles(picture, **media.image_options)
-        media.tiles.append(tiles)
-        media.sizes.append((picture.height, picture.width))
-        return self.wording.image(number, len(tiles) * self.tokens_per_tile, count)
-
-    def _video_text(self, media: _Media, index: int, number: int) -> str:
-        frames = media.videos[index]
-        tiles = self.image_processor.frame_tiles(frames, **media.video_options)
-        media.tiles.extend(tiles)
-        media.sizes.extend(frame_sizes(frames))
-        tokens = [len(frame) * self.tokens_per_tile for frame in tiles]
-        timestamps = media.timestamps[index]
-        # The release marks frames without a time by -1 (and then prints it); both mean that no time is known.
-        if timestamps is not None and any(time < 0 for time in timestamps):
-            timestamps = None
-        return self.wording.video(number, media.fps[index], timestamps, tokens)
 
     def _check_truncation(self, expanded: Sequence[str], input_ids: Any) -> None:
         for row, (prompt, ids) in enumerate(zip(expanded, input_ids, strict=True)):

@@ -6,7 +6,7 @@ AutoModelForImageTextToText, AutoImageProcessor and AutoProcessor without `trust
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-# Up to transformers 5.17 the name at the top level is a stand-in that refuses to work without torchvision.
+# In transformers 5.17 the name at the top level is a stand-in that refuses to work without torchvision.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from eagle_model.attention import register_attention

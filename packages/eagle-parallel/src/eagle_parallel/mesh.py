@@ -96,7 +96,8 @@ class Mesh:
 def init_mesh(cp: int = 1, ulysses: int = 1) -> Mesh:
     """The mesh of all processes of torch.distributed, or of this one process where that is not initialised.
 
-    Collective: every rank calls it once, with the same arguments, after `torch.distributed.init_process_group`.
+    Collective: every rank calls it once, with the same arguments, after `torch.distributed.init_process_group`. End each process
+    with `torch.distributed.destroy_process_group()`: a gloo process that ends without it aborts now and then (torch 2.13).
 
     Args:
         cp: ranks that share one pack (context parallelism in all); divides the world size.
@@ -118,8 +119,9 @@ def init_mesh(cp: int = 1, ulysses: int = 1) -> Mesh:
         group = dist.group.WORLD if len(ranks) == world else dist.new_group(list(ranks))
         if rank in ranks and isinstance(group, dist.ProcessGroup):
             made[ranks] = weakref.ref(group)
-    groups: dict[Axis, weakref.ref[dist.ProcessGroup]] = {axis: made[ranks] for axis in AXES for ranks in bare.ranks(axis) if ranks in made}
-    return Mesh(*sizes, rank=rank, _groups=groups)
+    groups: list[tuple[Axis, weakref.ref[dist.ProcessGroup]]]
+    groups = [(axis, made[ranks]) for axis in AXES for ranks in bare.ranks(axis) if ranks in made]
+    return Mesh(*sizes, rank=rank, _groups=dict(groups))
 
 
 def mesh_sizes(world: int, cp: int, ulysses: int) -> tuple[int, int, int]:

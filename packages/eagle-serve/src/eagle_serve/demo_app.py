@@ -27,8 +27,8 @@ from eagle_serve.session import Session
 UPLOADS = ["png", "jpg", "jpeg", "webp", "gif", "mp4", "mov", "mkv", "webm"]
 _ANIMATIONS = (".gif", ".webp", ".png")
 _RELEASED_MAX_FRAMES = 256
-# Streamlit leaves six rem above the title, a sixth of a phone's screen.
-_STYLE = "<style>.stMainBlockContainer { padding-top: 3rem; }</style>"
+# Streamlit leaves six rem above the title, a sixth of a phone's screen, and cuts long button labels.
+_STYLE = "<style>.stMainBlockContainer { padding-top: 3rem; } .stButton p { white-space: normal; }</style>"
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ def _take(session: Session, text: str, files: list[Any]) -> None:
 
 
 def _welcome(session: Session, model: str) -> None:
-    st.markdown("Attach images or videos with the button in the message field, ask a question, and look at what the model saw.")
+    st.markdown("Attach images or videos, ask a question, and look at what the model saw.")
     examples = _examples(model)
     if not examples:
         return

@@ -69,7 +69,9 @@ def stream_prompt(
     if temperature < 0 or not 0 < top_p <= 1:
         raise PromptError(f"temperature {temperature} and top_p {top_p}: need temperature >= 0 and 0 < top_p <= 1")
     room = checkpoint.context_length - prompt.tokens
-    options = {**generation, "max_new_tokens": min(max_new_tokens, room), **_sampling(temperature, top_p)}
+    options = {**generation, "max_new_tokens": max_new_tokens, **_sampling(temperature, top_p)}
+    # The context token stands for a picture: generated, it would ask the model for features that do not exist.
+    options["suppress_tokens"] = [*(generation.get("suppress_tokens") or ()), checkpoint.processor.image_token_id]
     return _pieces(checkpoint, prompt, options)
 
 

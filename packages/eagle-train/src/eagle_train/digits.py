@@ -219,8 +219,15 @@ def _seconds(digits: int, questions: int, rng: np.random.Generator) -> list[int]
     return order[:questions]
 
 
+def _several(seconds: Sequence[int], digits: Sequence[int], style: int = 0) -> tuple[str, str]:
+    times = [f"{second}.5" for second in seconds]
+    question = f"Which digits are shown at {', '.join(times)} seconds?"
+    form = ("{}: {}", "at {}s: {}", "{} seconds: {}", "{}:{}")[style]
+    return question, ", ".join(form.format(time, digits[second]) for time, second in zip(times, seconds, strict=True))
+
+
 def _text_lines(
-    count: int, tokens_per_tile: int, rng: np.random.Generator, questions: int, turns: int = 5, least: int = 2
+    count: int, tokens_per_tile: int, rng: np.random.Generator, questions: int, turns: int = 5, least: int = 2, several: int = 8, style: int = 0, clips: float = 0.5, dense: int = 1
 ) -> Iterator[dict[str, Any]]:
     """The prompts of the tasks with each tile's context tokens replaced by its digit, as often.
 
@@ -230,14 +237,17 @@ def _text_lines(
     block = re.compile(f"{IMG_START}(?:{IMG_CONTEXT})*{IMG_END}")
     for i in range(count):
         lines: list[dict[str, str]] = []
-        if i % 2:
-            digits = [int(d) for d in rng.integers(0, 10, least + i // 2 % (9 - least))]
+        if rng.random() < clips:
+            digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(least, 9)))]
             choice = uniform(len(digits) * CLIP_FPS, CLIP_FPS, int(rng.integers(len(digits), 2 * len(digits) + 1)))
             shown = iter(digits[index // CLIP_FPS] for index in choice.indices)
             text = RELEASED.video(1, choice.fps, choice.timestamps, [tokens_per_tile] * len(choice.indices))
             text = block.sub(lambda _: str(next(shown)) * tokens_per_tile, text)
-            for number, second in enumerate(_seconds(len(digits), min(questions, 2 * len(digits)), rng)):
-                lines += _turns(_ask("clip", rng, time=second + 0.5), str(digits[second]), "" if number else text)
+            for _ in range(dense if several else 0):
+                lines += _turns(*_several(_seconds(len(digits), several, rng), digits, style), "" if lines else text)
+            for second in _seconds(len(digits), questions, rng):
+                question = _ask("clip", rng, time=second + 0.5)
+                lines += _turns(question, str(digits[second]), "" if lines else text)
         else:
             for k in range(1, int(rng.integers(1, turns + 1)) + 1):
                 task = TASKS[int(rng.integers(2))]

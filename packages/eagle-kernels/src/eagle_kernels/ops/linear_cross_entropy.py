@@ -98,9 +98,7 @@ def linear_cross_entropy(
                 f"the vocabulary of {weight.shape[0]} rows in weight; resize the head or mark such rows with {ignore_index}."
             )
     elif loss_rows is not None:
-        kept = labels != ignore_index
-        row_weight = kept.to(compute_dtype(hidden)) if row_weight is None else row_weight * kept
-        labels = labels.where(kept, 0)
+        labels, row_weight = without_ignored(labels, row_weight, ignore_index, compute_dtype(hidden))
     grads = torch.is_grad_enabled()
     wants = (grads and hidden.requires_grad, grads and weight.requires_grad)
     # Autocast would recast the products of a function whose casting is stated above.
@@ -183,6 +181,12 @@ def _loss_and_grad(
     if row_weight is not None:
         grad.mul_(row_weight[:, None])
     return total, grad
+
+
+def without_ignored(labels: Tensor, row_weight: Tensor | None, ignore_index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(labels, row_weight) in which rows that should not have been listed weigh 0 and have a valid label; no value is read."""
+    kept = labels != ignore_index
+    return labels.where(kept, 0), kept.to(dtype) if row_weight is None else row_weight * kept
 
 
 def _terms(softcap: float | None, z_loss: float, label_smoothing: float) -> LossTerms:

@@ -21,7 +21,7 @@ def run_ranks(file: str | Path, function: str, worlds: Sequence[int], *, seconds
     """Call `function()` of a Python file on every rank of each world size, over gloo.
 
     max(worlds) processes start once; for each world size in turn, ranks below it initialise torch.distributed, call the function
-    and leave the group. Each process runs one thread.
+    and leave the group, unless the function has left it itself. Each process runs one thread.
 
     Args:
         file: the Python file that holds the function; it is imported in every process.

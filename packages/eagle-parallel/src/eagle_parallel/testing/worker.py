@@ -34,8 +34,9 @@ def main(file: str, function: str, folder: str, worlds: str, rank: int) -> None:
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
         result = getattr(module, function)()
         torch.save(result, Path(folder, f"{world}-{rank}.pt"))
-        dist.barrier()
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":
