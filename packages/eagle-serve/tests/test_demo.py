@@ -148,6 +148,7 @@ def test_a_prompt_too_long_can_be_taken_back_or_tried_again_with_other_settings(
     page.button(key="clear").click().run()
     _ask(page, "word " * 900)
     assert page.error
+    assert [role for role, _ in _texts(page)] == ["user"]
     page.button(key="take_back").click().run()
     assert not page.error
     assert page.session_state["session"].turns == []
@@ -205,6 +206,8 @@ def test_the_command_serves_the_page_on_its_port_only(checkpoint_folder: Path, f
     environment = {**os.environ, **demo_environment(str(checkpoint_folder), "cpu")}
     command = demo_command("127.0.0.1", port)
     assert command[0] == sys.executable
+    # With fast reruns the run after a press of Stop overlaps the one that streams, and asks the question again.
+    assert command[command.index("--runner.fastReruns") + 1] == "false"
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         health = _wait_for(f"http://127.0.0.1:{port}/_stcore/health", server)

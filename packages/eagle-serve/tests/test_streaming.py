@@ -42,6 +42,26 @@ def test_the_pieces_together_are_what_generate_says(checkpoint: Checkpoint):
     assert whole
 
 
+def test_text_without_spaces_arrives_token_by_token_and_no_character_is_split(checkpoint: Checkpoint):
+    text = "12345\nné日本🦅語\n\n6"
+    ids = checkpoint.processor.tokenizer.encode(text)
+
+    class Recites(LogitsProcessor):
+        def __init__(self) -> None:
+            self.ids = iter(ids)
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            scores = torch.full_like(scores, float("-inf"))
+            scores[:, next(self.ids)] = 0
+            return scores
+
+    pieces = list(stream(checkpoint, MESSAGES, max_new_tokens=len(ids), logits_processor=LogitsProcessorList([Recites()])))
+    assert "".join(pieces) == text
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+    assert pieces[:6] == ["1", "2", "3", "4", "5", "\n"]
+    assert len(ids) > len(pieces) > 12
+
+
 def test_the_model_cannot_say_the_token_that_stands_for_a_picture(checkpoint: Checkpoint):
     class Favours(LogitsProcessor):
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import Any
 
 import streamlit as st
+from eagle_data.images import image_size
 from PIL import Image
 
 from eagle_serve.conversation import Media, Turn, media_from_bytes
@@ -157,13 +158,19 @@ def _show_turn(turn: Turn) -> None:
 def _show_media(media: tuple[Media, ...]) -> None:
     images = [item for item in media if item.kind == "image" or item.name.lower().endswith(_ANIMATIONS)]
     if images:
-        width = 120 if len(images) > 1 else 220
+        most = 120 if len(images) > 1 else 220
         with st.container(horizontal=True):
             for item in images:
-                st.image(_data(item), width=width, caption=item.name)
+                st.image(_data(item), width=_width(_data(item), most), caption=item.name)
     for item in media:
         if item not in images:
             st.video(_data(item), format=mimetypes.guess_type(item.name)[0] or "video/mp4", width=240)
+
+
+def _width(data: bytes, most: int) -> int:
+    """Pixels wide at which the longer side is shown `most` pixels long."""
+    width, height = image_size(data)
+    return max(24, most * width // max(width, height))
 
 
 def _data(media: Media) -> bytes:
@@ -173,7 +180,8 @@ def _data(media: Media) -> bytes:
 
 def _answer(session: Session, generation: dict[str, Any]) -> None:
     """Stream the answer. Any press of a button meanwhile ends this run, which closes the stream and stops the model."""
-    with st.chat_message("assistant"):
+    place = st.empty()
+    with place.container(), st.chat_message("assistant"):
         words, stop = st.empty(), st.empty()
         stop.button("Stop", icon=":material/stop_circle:", key="stop")
         text = ""
@@ -193,6 +201,8 @@ def _answer(session: Session, generation: dict[str, Any]) -> None:
         if not text and not st.session_state.error:
             words.caption("(no text)")
         stop.empty()
+    if not text and st.session_state.error:
+        place.empty()
 
 
 def _after_last_turn(session: Session) -> None:

@@ -23,6 +23,8 @@ def demo_command(host: str, port: int) -> list[str]:
         *(sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("demo_app.py"))),
         *("--server.address", host, "--server.port", str(port), "--server.headless", "true"),
         *("--server.maxUploadSize", str(_MAX_UPLOAD_MB), "--server.fileWatcherType", "none"),
+        # A press of Stop must end the run that streams before the next one looks at the conversation.
+        *("--runner.fastReruns", "false"),
         *("--browser.gatherUsageStats", "false", "--client.toolbarMode", "minimal", "--client.showErrorDetails", "none"),
         *("--theme.light.primaryColor", "#0d8577", "--theme.dark.primaryColor", "#2bc0ae"),
     ]

@@ -1,8 +1,8 @@
 """One answer as a stream of text.
 
-Generation runs in a thread of its own. It promises that the caller sees every piece as soon as a word is whole, that an
-exception over there is raised here, and that generation stops when the caller stops listening. There is no time-out: a long
-prompt may take as long as it needs before the first word.
+Generation runs in a thread of its own. It promises that the caller sees every token's text as soon as its last character is
+whole, that an exception over there is raised here, and that generation stops when the caller stops listening. There is no
+time-out: a long prompt may take as long as it needs before the first word.
 """
 
 from __future__ import annotations
@@ -21,6 +21,22 @@ from eagle_serve.prompt import Prompt, VisualSettings, prepare
 __all__ = ["stream", "stream_prompt"]
 
 _POLL_SECONDS = 0.1
+
+
+class _Pieces(TextIteratorStreamer):
+    """Text token by token. The base class waits for a space, so that digits or Thai would come all at once at the end."""
+
+    def put(self, value: torch.Tensor) -> None:
+        # No skip_prompt: eagle-model generates from embeddings, so the prompt arrives empty.
+        self.token_cache.extend(value.flatten().tolist())
+        text = str(self.tokenizer.decode(self.token_cache, **self.decode_kwargs))
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return  # a character of several tokens
+        self.on_finalized_text(text[self.print_len :])
+        self.print_len = len(text)
+        if text.endswith("\n"):
+            # Each token decodes the whole cache; a line is the safe place to empty it.
+            self.token_cache, self.print_len = [], 0
 
 
 class _StopWhen(StoppingCriteria):
@@ -69,7 +85,7 @@ def stream_prompt(
     if temperature < 0 or not 0 < top_p <= 1:
         raise PromptError(f"temperature {temperature} and top_p {top_p}: need temperature >= 0 and 0 < top_p <= 1")
     room = checkpoint.context_length - prompt.tokens
-    options = {**generation, "max_new_tokens": max_new_tokens, **_sampling(temperature, top_p)}
+    options = {**generation, "max_new_tokens": min(max_new_tokens, room), **_sampling(temperature, top_p)}
     # The context token stands for a picture: generated, it would ask the model for features that do not exist.
     options["suppress_tokens"] = [*(generation.get("suppress_tokens") or ()), checkpoint.processor.image_token_id]
     return _pieces(checkpoint, prompt, options)
@@ -85,8 +101,7 @@ def _sampling(temperature: float, top_p: float) -> dict[str, Any]:
 def _pieces(checkpoint: Checkpoint, prompt: Prompt, options: dict[str, Any]) -> Generator[str]:
     stop = threading.Event()
     failures: list[BaseException] = []
-    # No skip_prompt: eagle-model generates from embeddings, so the prompt never reaches the streamer.
-    streamer = TextIteratorStreamer(checkpoint.processor.tokenizer, skip_special_tokens=True)
+    streamer = _Pieces(checkpoint.processor.tokenizer, skip_special_tokens=True)
     criteria = StoppingCriteriaList([*options.pop("stopping_criteria", ()), _StopWhen(stop)])
 
     def generate() -> None:
