@@ -1,1 +1,132 @@
-"""stub"""
+"""From recipes of images and videos to packed token batches: media readers, tiling, degradation sampling, prompts, packing.
+
+`import eagle_data` is light: a name loads its module on first use. Three steps are called as their modules are and are
+imported from there: `eagle_data.prepare.prepare`, `eagle_data.encode.encode`, `eagle_data.collate.collate`. Tensors are
+`eagle_data.torch`; everything else is numpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eagle_data.ads import ImagePlan, VideoPlan, VisualPlan, VisualRules, plan
+    from eagle_data.annotations import Reject, parse_record, read_annotations
+    from eagle_data.checkpoint_rules import rules_of_checkpoint
+    from eagle_data.collate import Batch, LoadedSample
+    from eagle_data.dialect import RELEASED, TRAINING, Dialect, get_dialect
+    from eagle_data.encode import IGNORE, Encoded, ImageUnit, VideoUnit
+    from eagle_data.errors import EagleDataError, MediaError, MissingMediaError, SampleError
+    from eagle_data.images import image_size, load_image
+    from eagle_data.lmdb_store import LmdbStore, write_lmdb
+    from eagle_data.loader import Pack, PackLoader, Source
+    from eagle_data.packing import pack
+    from eagle_data.pixels import cut_tiles, frame_pixels, image_pixels
+    from eagle_data.prepare import DatasetReport
+    from eagle_data.prepared import PreparedDataset
+    from eagle_data.recipe import DatasetEntry, load_data_recipe
+    from eagle_data.samples import ImageRef, Message, Sample, VideoRef
+    from eagle_data.sampling import FrameChoice, released_policy, training_policy, uniform
+    from eagle_data.tiling import candidate_grids, choose_grid, tiles_for
+    from eagle_data.tokens import PromptTokenizer
+    from eagle_data.units import load_unit, load_units
+    from eagle_data.video import Video, VideoMetadata, open_video, probe_video, read_frames
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "ads": ("ImagePlan", "VideoPlan", "VisualPlan", "VisualRules", "plan"),
+    "annotations": ("Reject", "parse_record", "read_annotations"),
+    "checkpoint_rules": ("rules_of_checkpoint",),
+    "collate": ("Batch", "LoadedSample"),
+    "dialect": ("RELEASED", "TRAINING", "Dialect", "get_dialect"),
+    "encode": ("IGNORE", "Encoded", "ImageUnit", "VideoUnit"),
+    "errors": ("EagleDataError", "MediaError", "MissingMediaError", "SampleError"),
+    "images": ("image_size", "load_image"),
+    "lmdb_store": ("LmdbStore", "write_lmdb"),
+    "loader": ("Pack", "PackLoader", "Source"),
+    "packing": ("pack",),
+    "pixels": ("cut_tiles", "frame_pixels", "image_pixels"),
+    "prepare": ("DatasetReport",),
+    "prepared": ("PreparedDataset",),
+    "recipe": ("DatasetEntry", "load_data_recipe"),
+    "samples": ("ImageRef", "Message", "Sample", "VideoRef"),
+    "sampling": ("FrameChoice", "released_policy", "training_policy", "uniform"),
+    "tiling": ("candidate_grids", "choose_grid", "tiles_for"),
+    "tokens": ("PromptTokenizer",),
+    "units": ("load_unit", "load_units"),
+    "video": ("Video", "VideoMetadata", "open_video", "probe_video", "read_frames"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "IGNORE",
+    "RELEASED",
+    "TRAINING",
+    "Batch",
+    "DatasetEntry",
+    "DatasetReport",
+    "Dialect",
+    "EagleDataError",
+    "Encoded",
+    "FrameChoice",
+    "ImagePlan",
+    "ImageRef",
+    "ImageUnit",
+    "LmdbStore",
+    "LoadedSample",
+    "MediaError",
+    "Message",
+    "MissingMediaError",
+    "Pack",
+    "PackLoader",
+    "PreparedDataset",
+    "PromptTokenizer",
+    "Reject",
+    "Sample",
+    "SampleError",
+    "Source",
+    "Video",
+    "VideoMetadata",
+    "VideoPlan",
+    "VideoRef",
+    "VideoUnit",
+    "VisualPlan",
+    "VisualRules",
+    "candidate_grids",
+    "choose_grid",
+    "cut_tiles",
+    "frame_pixels",
+    "get_dialect",
+    "image_pixels",
+    "image_size",
+    "load_data_recipe",
+    "load_image",
+    "load_unit",
+    "load_units",
+    "open_video",
+    "pack",
+    "parse_record",
+    "plan",
+    "probe_video",
+    "read_annotations",
+    "read_frames",
+    "released_policy",
+    "rules_of_checkpoint",
+    "tiles_for",
+    "training_policy",
+    "uniform",
+    "write_lmdb",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

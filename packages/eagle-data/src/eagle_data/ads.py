@@ -9,17 +9,19 @@ never exceeds the context. Nothing is decoded here: the inputs are sizes and dur
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from eagle_data.chat import Segment, render
 from eagle_data.dialect import RELEASED, Dialect
-from eagle_data.errors import SampleError
+from eagle_data.errors import EagleDataError, SampleError
 from eagle_data.samples import Sample
 from eagle_data.sampling import FrameChoice, uniform
 from eagle_data.tiling import choose_grid, tiles_for
 from eagle_data.tokens import PromptTokenizer
 from eagle_data.video import VideoMetadata
+
+TOO_LONG = "too long"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class VisualRules:
     `tile_size` in pixels; `tokens_per_tile` after pixel shuffle; `tile_steps` are the tile counts tried in the second
     phase (those above `max_tiles` are left out, `max_tiles` itself is always tried); `fps` in frames per second is
     the wish for videos; a video gets `min_frames` or the sample is rejected, fewer only where its file has fewer.
+    Raises EagleDataError for values that cannot be.
     """
 
     tile_size: int = 448
@@ -41,6 +44,13 @@ class VisualRules:
     min_frames: int = 8
     dialect: Dialect = field(default=RELEASED)
 
+    def __post_init__(self) -> None:
+        for name in ("tile_size", "tokens_per_tile", "min_tiles", "max_tiles", "min_frames"):
+            if getattr(self, name) < 1:
+                raise EagleDataError(f"{name}={getattr(self, name)}: must be at least 1.")
+        if not self.fps > 0:
+            raise EagleDataError(f"fps={self.fps}: the wished rate must be positive.")
+
 
 @dataclass(frozen=True)
 class ImagePlan:
@@ -48,6 +58,14 @@ class ImagePlan:
 
     grid: tuple[int, int]
     tiles: int
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """`frames` chosen of one video or clip, whose own `duration` is in seconds."""
+
+    frames: FrameChoice
+    duration: float
 
 
 @dataclass(frozen=True)
@@ -59,26 +77,11 @@ class VisualPlan:
     """
 
     images: tuple[ImagePlan, ...]
-    videos: tuple[FrameChoice, ...]
+    videos: tuple[VideoPlan, ...]
     max_tiles: int
     tiles: int
     length: int
     degraded: tuple[str, ...]
-
-
-def segments_of(
-    sample: Sample, images: Sequence[ImagePlan], videos: Sequence[FrameChoice], rules: VisualRules, *, tokens_per_tile: int | None = None
-) -> list[Segment]:
-    """The rendered prompt of a sample under a plan; `tokens_per_tile=0` renders the wrappers alone."""
-    tokens = rules.tokens_per_tile if tokens_per_tile is None else tokens_per_tile
-
-    def media(kind: str, k: int) -> str:
-        if kind == "image":
-            return rules.dialect.image(k, images[k - 1].tiles * tokens, len(images))
-        choice = videos[k - 1]
-        return rules.dialect.video(k, choice.fps, choice.timestamps, [tokens] * len(choice.indices))
-
-    return render(sample.messages, default_system=rules.dialect.default_system, media=media)
 
 
 def plan(
@@ -92,53 +95,70 @@ def plan(
 ) -> VisualPlan:
     """Fit one sample into `context_length` tokens.
 
-    `image_sizes` are (width, height) in pixels, `video_infos` the metadata of each video or clip. Raises SampleError
-    where the text alone, or the text with the least visual content, does not fit; text is never cut.
+    `image_sizes` are (width, height) in pixels, `video_infos` the metadata of each video or clip. One frame more than
+    the plan has would not fit, nor would the next larger tile count. Raises SampleError where the text alone, or the
+    text with the least visual content, does not fit; text is never cut.
     """
-    wishes = [wished_frames(info, rules) for info in video_infos]
-    floors = [min(rules.min_frames, info.frames) for info in video_infos]
-    least = tuple(_image_plan(size, 1, rules) for size in image_sizes)
-
-    def measure(frames: Sequence[int], images: Sequence[ImagePlan]) -> tuple[int, tuple[FrameChoice, ...]]:
-        choices = tuple(
-            uniform(info.frames, info.fps, n) for info, n in zip(video_infos, frames, strict=True)
+    if len(image_sizes) != len(sample.images) or len(video_infos) != len(sample.videos):
+        raise ValueError(
+            f"{sample.where}: {len(sample.images)} images and {len(sample.videos)} videos, but sizes of {len(image_sizes)} and "
+            f"metadata of {len(video_infos)} were given; give one for each"
         )
-        ids, _ = tokenizer.encode(segments_of(sample, images, choices, rules, tokens_per_tile=0))
-        pictures = sum(frames) + sum(image.tiles for image in images)
-        return len(ids) + pictures * rules.tokens_per_tile, choices
-
-    shortest, _ = measure(floors, least)
+    task = _Task(sample, image_sizes, video_infos, rules, tokenizer)
+    wishes = tuple(wished_frames(info, rules) for info in video_infos)
+    floors = tuple(min(rules.min_frames, info.frames) for info in video_infos)
+    least = task.images(1)
+    shortest = task.length(floors, least)
     if shortest > context_length:
         raise SampleError(
             sample.where,
             f"the sample needs {shortest} tokens with all its text, one tile per image and {sum(floors)} frames, "
             f"but the context length is {context_length}; raise context_length or shorten the conversation",
+            TOO_LONG,
         )
+    shares = frame_shares(wishes, floors, most=context_length // rules.tokens_per_tile)
 
-    shares = frame_shares(wishes, floors)
-    low, high = 0, len(shares) - 1  # frames of shares[low] fit; the largest fitting step is sought
-    while low < high:
-        middle = (low + high + 1) // 2
-        if measure(shares[middle], least)[0] <= context_length:
-            low = middle
-        else:
-            high = middle - 1
-    frames = shares[low]
+    def fits(step: int) -> bool:
+        return step < len(shares) and task.length(shares[step], least) <= context_length
 
+    # The range searched does not depend on the context, so that more context never means fewer frames, even though
+    # the cost of timestamps is not quite monotone in the number of frames.
+    frames = shares[_last_true(fits, sum(wishes) - sum(floors))]
     images, max_tiles = least, 1
     for t in tile_steps(rules):
-        candidate = tuple(_image_plan(size, t, rules) for size in image_sizes)
-        if measure(frames, candidate)[0] <= context_length:
+        candidate = task.images(t)
+        if task.length(frames, candidate) <= context_length:
             images, max_tiles = candidate, t
             break
-    length, choices = measure(frames, images)
-    degraded = []
-    if list(frames) != wishes:
-        degraded.append("frames")
-    if images != tuple(_image_plan(size, rules.max_tiles, rules) for size in image_sizes):
-        degraded.append("tiles")
-    tiles = sum(frames) + sum(image.tiles for image in images)
-    return VisualPlan(images, choices, max_tiles, tiles, length, tuple(degraded))
+    given_up = (("frames", frames != wishes), ("tiles", images != task.images(rules.max_tiles)))
+    return VisualPlan(
+        images=images,
+        videos=task.videos(frames),
+        max_tiles=max_tiles,
+        tiles=sum(frames) + sum(image.tiles for image in images),
+        length=task.length(frames, images),
+        degraded=tuple(name for name, true in given_up if true),
+    )
+
+
+def segments_of(
+    sample: Sample,
+    images: Sequence[ImagePlan],
+    videos: Sequence[VideoPlan],
+    rules: VisualRules,
+    *,
+    tokens_per_tile: int | None = None,
+) -> list[Segment]:
+    """The rendered prompt of a sample under a plan; `tokens_per_tile=0` renders the wrappers alone."""
+    tokens = rules.tokens_per_tile if tokens_per_tile is None else tokens_per_tile
+
+    def media(kind: str, k: int) -> str:
+        if kind == "image":
+            return rules.dialect.image(k, images[k - 1].tiles * tokens, len(images))
+        frames, duration = videos[k - 1].frames, videos[k - 1].duration
+        return rules.dialect.video(k, frames.fps, frames.timestamps, [tokens] * len(frames), duration)
+
+    return render(sample.messages, default_system=rules.dialect.default_system, media=media)
 
 
 def wished_frames(info: VideoMetadata, rules: VisualRules) -> int:
@@ -151,27 +171,68 @@ def tile_steps(rules: VisualRules) -> tuple[int, ...]:
     return tuple(sorted({rules.max_tiles, *(t for t in rules.tile_steps if t < rules.max_tiles), 1}, reverse=True))
 
 
-def frame_shares(wishes: Sequence[int], floors: Sequence[int]) -> list[tuple[int, ...]]:
+def frame_shares(wishes: Sequence[int], floors: Sequence[int], *, most: int | None = None) -> list[tuple[int, ...]]:
     """Every step from `floors` to `wishes`, one frame more each, shared in proportion to the wishes.
 
     The next frame goes to the video whose wish per frame held is the largest (D'Hondt), which makes the share of each
-    video grow with the budget and never shrink; the paper leaves several videos open (eagle25-paper.md, point a).
+    video grow with the budget and never shrink; the paper leaves several videos open. Steps of more than `most` frames
+    in all are left out.
     """
     frames = list(floors)
     steps = [tuple(frames)]
     heap = [(-wish / (n + 1), i) for i, (wish, n) in enumerate(zip(wishes, frames, strict=True)) if n < wish]
     heapq.heapify(heap)
-    while heap:
+    total = sum(frames)
+    while heap and (most is None or total < most):
         _, i = heapq.heappop(heap)
         frames[i] += 1
+        total += 1
         steps.append(tuple(frames))
         if frames[i] < wishes[i]:
             heapq.heappush(heap, (-wishes[i] / (frames[i] + 1), i))
     return steps
 
 
-def _image_plan(size: tuple[int, int], max_tiles: int, rules: VisualRules) -> ImagePlan:
-    grid = choose_grid(
-        *size, tile_size=rules.tile_size, min_tiles=min(rules.min_tiles, max_tiles), max_tiles=max_tiles
-    )
-    return ImagePlan(grid, tiles_for(grid, rules.use_thumbnail))
+@dataclass(frozen=True)
+class _Task:
+    """One sample to be planned: what a choice of frames and grids would cost."""
+
+    sample: Sample
+    sizes: Sequence[tuple[int, int]]
+    infos: Sequence[VideoMetadata]
+    rules: VisualRules
+    tokenizer: PromptTokenizer
+
+    def images(self, max_tiles: int) -> tuple[ImagePlan, ...]:
+        rules = self.rules
+        grids = [
+            choose_grid(*size, tile_size=rules.tile_size, min_tiles=min(rules.min_tiles, max_tiles), max_tiles=max_tiles)
+            for size in self.sizes
+        ]
+        return tuple(ImagePlan(grid, tiles_for(grid, rules.use_thumbnail)) for grid in grids)
+
+    def videos(self, frames: Sequence[int]) -> tuple[VideoPlan, ...]:
+        # Timestamps stand on the file's clock, start + index / fps, as the released policy prints them (upstream 2.4).
+        return tuple(
+            VideoPlan(uniform(info.frames, info.fps, n, start=ref.start or 0.0), info.duration)
+            for ref, info, n in zip(self.sample.videos, self.infos, frames, strict=True)
+        )
+
+    def length(self, frames: Sequence[int], images: Sequence[ImagePlan]) -> int:
+        """Tokens of the whole sample, exactly."""
+        ids, _ = self.tokenizer.encode(segments_of(self.sample, images, self.videos(frames), self.rules, tokens_per_tile=0))
+        return len(ids) + (sum(frames) + sum(image.tiles for image in images)) * self.rules.tokens_per_tile
+
+
+def _last_true(test: Callable[[int], bool], high: int) -> int:
+    """A step that passes while the next one fails, by bisection; `high` if it passes. Step 0 is taken to pass."""
+    if test(high):
+        return high
+    low = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if test(middle):
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,6 +1,6 @@
 """Annotation files: JSONL lines in Eagle's schema to `Sample` values.
 
-Both spellings of upstream section 3 are read: the legacy keys `image` / `video`, the unified `data` list as the code
+Both spellings of upstream section 3.2 are read: the legacy keys `image` / `video`, the unified `data` list as the code
 has it (`video_list: [{video, start_time, end_time}]`) and as its documents have it (`{path, start, end}`, bare
 strings). A line that cannot be read becomes a `Reject` that names file, line, reason and mend; it never stops a run.
 """
@@ -8,6 +8,7 @@ strings). A line that cannot be read becomes a `Reject` that names file, line, r
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,17 @@ _ROLES: dict[str, Role] = {
     "system": "system",
     "observation": "observation",
 }
+_DATA_FORM = '"data" must be a list of {"type": "image", "image_list": […]} or {"type": "video", "video_list": […]}'
 
 
 @dataclass(frozen=True)
 class Reject:
-    """One annotation line or sample that is left out: where it stands and why."""
+    """One annotation line or sample that is left out: where it stands (`file:line`), why, and the kind it counts as."""
 
     dataset: str
     where: str
     reason: str
+    kind: str = "bad record"
 
 
 def read_annotations(path: str | Path, *, dataset: str, root: str | Path = "") -> Iterator[Sample | Reject]:
@@ -42,18 +45,17 @@ def read_annotations(path: str | Path, *, dataset: str, root: str | Path = "") -
     `root` is joined to relative media paths. Raises FileNotFoundError where the file itself is missing.
     """
     path = Path(path)
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")  # Windows editors put a byte-order mark before the first line.
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
-                record = json.loads(line)
-                yield parse_record(record, dataset=dataset, where=where, root=root)
-            except json.JSONDecodeError as error:
-                yield Reject(dataset, where, f"the line is not JSON ({error.msg} at column {error.colno})")
+                yield parse_record(_decode(line, where), dataset=dataset, where=where, root=root)
             except SampleError as error:
-                yield Reject(dataset, where, error.reason)
+                yield Reject(dataset, where, error.reason, error.kind)
 
 
 def parse_record(record: Any, *, dataset: str, where: str, root: str | Path = "") -> Sample:
@@ -61,49 +63,73 @@ def parse_record(record: Any, *, dataset: str, where: str, root: str | Path = ""
     if not isinstance(record, Mapping):
         raise SampleError(where, f"a record must be a JSON object, not {type(record).__name__}")
     messages = _messages(record.get("conversations"), where)
-    images, videos = _media(record, where, Path(root))
+    images, videos = _media(record, where, str(root))
     messages = number_placeholders(messages, images=len(images), videos=len(videos), where=where)
     return Sample(dataset, where, messages, tuple(images), tuple(videos))
 
 
+def _decode(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise SampleError(where, f"the line is not UTF-8 (byte {error.start + 1}); save the file as UTF-8", "not JSON") from error
+    except json.JSONDecodeError as error:
+        raise SampleError(
+            where, f"the line is not JSON ({error.msg} at column {error.colno}); write one object a line", "not JSON"
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of nested brackets
+        raise SampleError(
+            where, f"the line is not JSON that can be read ({error}); write one object a line", "not JSON"
+        ) from error
+
+
 def _messages(conversations: Any, where: str) -> list[Message]:
     if not isinstance(conversations, list) or not conversations:
-        raise SampleError(where, 'the conversation is empty; "conversations" must be a list of {"from", "value"} turns')
+        raise SampleError(
+            where,
+            'the conversation is empty; "conversations" must be a list of {"from", "value"} turns',
+            "empty conversation",
+        )
     messages = []
     for number, turn in enumerate(conversations, 1):
         if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
-            raise SampleError(where, f'turn {number} must be an object with the strings "from" and "value"')
+            raise SampleError(where, f'turn {number} must be an object with the strings "from" and "value"', "bad turn")
         role = _ROLES.get(str(turn.get("from")))
         if role is None:
-            raise SampleError(where, f"turn {number} is from {turn.get('from')!r}; use one of {', '.join(_ROLES)}")
+            raise SampleError(where, f"turn {number} is from {turn.get('from')!r}; use one of {', '.join(_ROLES)}", "bad turn")
         if role == "system" and number > 1:
-            raise SampleError(where, f"turn {number} is a system turn; only the first turn can be one")
+            raise SampleError(where, f"turn {number} is a system turn; only the first turn can be one", "bad turn")
+        if not _is_text(turn["value"]):
+            raise SampleError(where, f"turn {number} holds half a surrogate pair, which is no character; remove it", "bad turn")
         messages.append(Message(role, turn["value"]))
     if not any(message.role == "assistant" and message.text.strip() for message in messages):
-        raise SampleError(where, "the conversation has no answer to learn from (no non-empty gpt turn)")
+        raise SampleError(
+            where,
+            "the conversation has no answer to learn from; give it at least one gpt turn that is not empty",
+            "empty conversation",
+        )
     return messages
 
 
-def _media(record: Mapping[str, Any], where: str, root: Path) -> tuple[list[ImageRef], list[VideoRef]]:
-    images: list[ImageRef] = []
-    videos: list[VideoRef] = []
-    for item in _as_list(record.get("image")):
-        images.append(_image(item, where, root))
-    for item in _as_list(record.get("video")):
-        videos.append(_video(item, where, root))
-    data = record.get("data", [])
+def _media(record: Mapping[str, Any], where: str, root: str) -> tuple[list[ImageRef], list[VideoRef]]:
+    images = [_image(item, where, root) for item in _as_list(record.get("image"))]
+    videos = [_video(item, where, root) for item in _as_list(record.get("video"))]
+    data = record.get("data") or []
     if not isinstance(data, list):
-        raise SampleError(where, '"data" must be a list of {"type": "image", "image_list": […]} or {"type": "video", "video_list": […]}')
+        raise SampleError(where, _DATA_FORM)
     if data and (images or videos):
         raise SampleError(where, 'the record has both "data" and "image"/"video"; use one form')
     for entry in data:
         kind = entry.get("type") if isinstance(entry, Mapping) else None
-        if kind == "image":
-            images += [_image(item, where, root) for item in _as_list(entry.get("image_list"))]
-        elif kind == "video":
-            videos += [_video(item, where, root) for item in _as_list(entry.get("video_list"))]
-        elif kind != "text":
-            raise SampleError(where, f'an entry of "data" has type {kind!r}; use "image" or "video"')
+        if kind == "text":
+            continue
+        if kind not in ("image", "video") or f"{kind}_list" not in entry:
+            raise SampleError(where, f"{_DATA_FORM}, not {json.dumps(entry)[:80]}")
+        for item in _as_list(entry[f"{kind}_list"]):
+            if kind == "image":
+                images.append(_image(item, where, root))
+            else:
+                videos.append(_video(item, where, root))
     return images, videos
 
 
@@ -113,32 +139,48 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _join(root: Path, path: Any, where: str) -> str:
-    if not isinstance(path, str) or not path:
-        raise SampleError(where, f"a media path must be a non-empty string, not {path!r}")
-    return str(root / path)
+def _join(root: str, path: Any, where: str) -> str:
+    if not isinstance(path, str) or not path or "\0" in path or not _is_text(path):
+        raise SampleError(where, f"a media path must be a non-empty string, not {path!r}", "bad media reference")
+    if path.startswith(("http://", "https://", "file://", "data:")):
+        return path
+    return str(Path(root) / path)
 
 
-def _image(item: Any, where: str, root: Path) -> ImageRef:
+def _is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8. JSON may spell half a surrogate pair, which tokenizers and paths refuse."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _image(item: Any, where: str, root: str) -> ImageRef:
     if isinstance(item, Mapping):
-        if "lmdb_file" in item and "lmdb_key" in item:
-            return ImageRef(_join(root, item["lmdb_file"], where), str(item["lmdb_key"]))
+        if "lmdb_file" in item or "lmdb_key" in item:
+            key = item.get("lmdb_key")
+            if isinstance(key, bool) or not isinstance(key, (str, int)) or not _is_text(str(key)):
+                raise SampleError(where, f"lmdb_key must be a string, not {key!r}", "bad media reference")
+            return ImageRef(_join(root, item.get("lmdb_file"), where), str(key))
         item = item.get("image", item.get("path"))
         if item is None:
-            raise SampleError(where, "an image object needs lmdb_file and lmdb_key, or image or path")
+            raise SampleError(where, "an image object needs lmdb_file and lmdb_key, or image or path", "bad media reference")
     return ImageRef(_join(root, item, where))
 
 
-def _video(item: Any, where: str, root: Path) -> VideoRef:
+def _video(item: Any, where: str, root: str) -> VideoRef:
     if not isinstance(item, Mapping):
         return VideoRef(_join(root, item, where))
     path = item.get("video", item.get("path"))
     if path is None:
-        raise SampleError(where, "a video object needs video (or path), with start_time and end_time for a clip")
+        raise SampleError(
+            where, "a video object needs video (or path), with start_time and end_time for a clip", "bad media reference"
+        )
     start = _seconds(item, ("start_time", "start"), where)
     end = _seconds(item, ("end_time", "end"), where)
-    if start is not None and end is not None and end <= start:
-        raise SampleError(where, f"the clip ends at {end:g} s, not after its start at {start:g} s")
+    if end is not None and end <= (start or 0.0):
+        raise SampleError(where, f"the clip ends at {end:g} s, not after its start at {start or 0:g} s", "bad media reference")
     return VideoRef(_join(root, path, where), start, end)
 
 
@@ -147,7 +189,7 @@ def _seconds(item: Mapping[str, Any], keys: tuple[str, ...], where: str) -> floa
         value = item.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise SampleError(where, f"{key} must be seconds (a number >= 0), not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise SampleError(where, f"{key} must be seconds (a number >= 0), not {value!r}", "bad media reference")
         return float(value)
     return None

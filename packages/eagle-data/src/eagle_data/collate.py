@@ -52,21 +52,33 @@ class Batch:
         return int(self.input_ids.shape[1])
 
 
-def collate(samples: Sequence[LoadedSample], *, weighting: LossWeighting = "token", tile_size: int, dummy_tile: bool = False) -> Batch:
+def collate(
+    samples: Sequence[LoadedSample],
+    *,
+    tile_size: int,
+    weighting: LossWeighting = "token",
+    prompt_weight: float = 0.0,
+    dummy_tile: bool = False,
+) -> Batch:
     """Concatenate `samples` into one `Batch`.
 
     `weighting`: "token" gives every supervised token weight 1; "sqrt_sample" gives n^-1/2 with n the supervised
     tokens of its sample, "sqrt_turn" of its turn (upstream section 1.7; the normaliser is applied later, over the
-    whole optimiser step). `dummy_tile` adds one white tile of flag 0 to a text-only pack, for engines whose ranks
+    whole optimiser step). `prompt_weight` above 0 also learns the tokens that are not supervised, each with this weight:
+    plain language modelling, for pretraining on text. `dummy_tile` adds one white tile of flag 0 to a text-only pack, for engines whose ranks
     must all run the vision tower.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample")
     lengths = [len(sample.input_ids) for sample in samples]
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    shifted = [np.append(sample.labels[1:], np.int32(IGNORE)) for sample in samples]
+    shifted = [_shift(sample.labels) for sample in samples]
     shift_labels = np.concatenate(shifted).astype(np.int64)
-    weights = [_weights(labels, weighting) for labels in shifted]
+    weights = np.concatenate([_weights(labels, weighting) for labels in shifted])
+    if prompt_weight > 0:
+        every = np.concatenate([_shift(sample.input_ids) for sample in samples])
+        weights = np.where((shift_labels == IGNORE) & (every != IGNORE), np.float32(prompt_weight), weights)
+        shift_labels = every.astype(np.int64)
     pixels = [sample.pixels for sample in samples if len(sample.pixels)]
     flags = np.ones(sum(len(p) for p in pixels), dtype=np.int64)
     if not pixels:
@@ -77,13 +89,18 @@ def collate(samples: Sequence[LoadedSample], *, weighting: LossWeighting = "toke
         labels=np.concatenate([sample.labels for sample in samples]).astype(np.int64)[None],
         shift_labels=shift_labels[None],
         loss_rows=np.flatnonzero(shift_labels != IGNORE).astype(np.int64),
-        loss_weight=np.concatenate(weights)[None],
+        loss_weight=weights[None],
         position_ids=np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])[None],
         cu_seqlens=cu_seqlens,
         pixel_values=np.concatenate(pixels),
         image_flags=flags,
         provenance=tuple(sample.where for sample in samples),
     )
+
+
+def _shift(labels: np.ndarray) -> np.ndarray:
+    """`labels` moved one place left within a document; the last token predicts nothing."""
+    return np.append(labels[1:], np.int32(IGNORE))
 
 
 def _weights(shift_labels: np.ndarray, weighting: LossWeighting) -> np.ndarray:

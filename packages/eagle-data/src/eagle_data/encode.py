@@ -12,8 +12,8 @@ import numpy as np
 
 from eagle_data.ads import VisualPlan, VisualRules, segments_of
 from eagle_data.errors import SampleError
-from eagle_data.placeholders import split_placeholders
-from eagle_data.samples import Sample
+from eagle_data.placeholders import MISMATCH, split_placeholders
+from eagle_data.samples import ImageRef, Sample
 from eagle_data.special_tokens import IMG_CONTEXT
 from eagle_data.tokens import PromptTokenizer
 
@@ -28,6 +28,11 @@ class ImageUnit:
     key: str | None
     grid: tuple[int, int]
     tiles: int
+
+    @property
+    def source(self) -> str | dict[str, str]:
+        """What `eagle_data.images.load_image` takes."""
+        return ImageRef(self.path, self.key).source
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ def encode(sample: Sample, plan: VisualPlan, *, rules: VisualRules, tokenizer: P
                 ref, image = sample.images[k - 1], plan.images[k - 1]
                 units.append(ImageUnit(ref.path, ref.key, image.grid, image.tiles))
             else:
-                clip, choice = sample.videos[k - 1], plan.videos[k - 1]
-                units.append(VideoUnit(clip.path, clip.start, clip.end, tuple(choice.indices)))
+                clip, choice = sample.videos[k - 1], plan.videos[k - 1].frames
+                units.append(VideoUnit(clip.path, clip.start, clip.end, choice.indices))
     encoded = Encoded(input_ids, labels, tuple(units))
     context_tokens = int((input_ids == tokenizer.special[IMG_CONTEXT]).sum())
     if context_tokens != encoded.tiles * rules.tokens_per_tile:
@@ -86,7 +91,10 @@ def encode(sample: Sample, plan: VisualPlan, *, rules: VisualRules, tokenizer: P
             sample.where,
             f"the text holds {context_tokens} {IMG_CONTEXT} tokens but its media give {encoded.tiles} tiles of "
             f"{rules.tokens_per_tile}; the placeholders and the media of this sample disagree",
+            MISMATCH,
         )
     if not (labels != IGNORE).any():
-        raise SampleError(sample.where, "no token is supervised; give the conversation a non-empty gpt turn")
+        raise SampleError(
+            sample.where, "no token is supervised; give the conversation a non-empty gpt turn", "empty conversation"
+        )
     return encoded

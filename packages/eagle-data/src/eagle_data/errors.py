@@ -6,7 +6,9 @@ travel out of data-loader workers. Not for programming mistakes of this package 
 
 from __future__ import annotations
 
-__all__ = ["EagleDataError", "MediaError", "SampleError"]
+from typing import ClassVar
+
+__all__ = ["EagleDataError", "MediaError", "MissingMediaError", "SampleError"]
 
 
 class EagleDataError(ValueError):
@@ -20,7 +22,10 @@ class MediaError(EagleDataError):
         source: the file, URL, or a short description of bytes, as the user would recognise it.
         reason: what was wrong, without a full stop.
         mend: what to do about it, without a full stop.
+        kind: the few words under which reports count it.
     """
+
+    kind: ClassVar[str] = "unreadable media"
 
     def __init__(self, source: str, reason: str, mend: str = "Check the file, or leave it out") -> None:
         self.source = source
@@ -32,18 +37,26 @@ class MediaError(EagleDataError):
         return type(self), (self.source, self.reason, self.mend)
 
 
+class MissingMediaError(MediaError):
+    """A file, store or key that is not there."""
+
+    kind: ClassVar[str] = "missing media"
+
+
 class SampleError(EagleDataError):
     """A sample (one annotation line) that cannot be used.
 
     Attributes:
         where: ``file:line`` of the annotation.
         reason: what was wrong and the mend, without a full stop.
+        kind: the few words under which reports count it.
     """
 
-    def __init__(self, where: str, reason: str) -> None:
+    def __init__(self, where: str, reason: str, kind: str = "bad record") -> None:
         self.where = where
         self.reason = reason
+        self.kind = kind
         super().__init__(f"{where}: {reason}.")
 
-    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:
-        return type(self), (self.where, self.reason)
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str, str]]:
+        return type(self), (self.where, self.reason, self.kind)

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import MediaError
+from .errors import MediaError, MissingMediaError
 from .lmdb_store import read_lmdb
 
 __all__ = ["ImageSource", "image_size", "load_image", "source_name"]
@@ -107,7 +107,7 @@ def _opened(source: ImageSource, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise MediaError(name, "has more pixels than Pillow's limit", "Store a smaller picture") from error
     except FileNotFoundError as error:
-        raise MediaError(name, "no such file", "Check the path and the recipe's root") from error
+        raise MissingMediaError(name, "no such file", "Check the path and the recipe's root") from error
     except UnidentifiedImageError as error:
         raise MediaError(name, "is not an image that Pillow knows", "Convert it to PNG, JPEG or WebP") from error
     except _DECODE_ERRORS as error:

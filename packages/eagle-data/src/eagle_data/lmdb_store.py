@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from .errors import MediaError
+from .errors import MediaError, MissingMediaError
 
 if TYPE_CHECKING:
     import lmdb
@@ -63,7 +63,9 @@ class LmdbStore:
         encoded = _encode_key(name, key)
         value = _guarded(self.path, lambda transaction: bytes(found) if (found := transaction.get(encoded)) is not None else None)
         if value is None:
-            raise MediaError(name, "no such key in this store", "Check lmdb_key, or list the keys with LmdbStore(path).keys()")
+            raise MissingMediaError(
+                name, "no such key in this store", "Check lmdb_key, or list the keys with LmdbStore(path).keys()"
+            )
         _refuse_pickle(name, value)
         return value
 
@@ -159,7 +161,8 @@ def _environment(path: str) -> lmdb.Environment:
     try:
         inode = os.stat(data).st_ino
     except OSError as error:
-        raise MediaError(path, "no LMDB store here", "Give the folder that holds data.mdb, or the single .mdb file") from error
+        mend = "Give the folder that holds data.mdb, or the single .mdb file"
+        raise MissingMediaError(path, "no LMDB store here", mend) from error
     key, pid = os.path.realpath(path), os.getpid()
     with _lock:
         known = _environments.get(key)

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from eagle_data.errors import SampleError
 from eagle_data.samples import Message
 
-_NUMBERED = re.compile(r"<(image|video)-(\d+)>")
-_ANY = re.compile(r"<(image|video)(?:-(\d+))?>\n?")
+# ASCII digits, and no more than a conversation can count: `\d` and int() would also take other scripts and 5000 digits.
+_NUMBERED = re.compile(r"<(image|video)-([0-9]{1,9})>")
+_ANY = re.compile(r"<(image|video)(?:-([0-9]{1,9}))?>\n?")
+
+MISMATCH = "placeholder mismatch"
 
 
 def split_placeholders(text: str) -> list[str | tuple[str, int]]:
@@ -58,15 +61,16 @@ def number_placeholders(messages: Sequence[Message], *, images: int, videos: int
     for kind, count in counts.items():
         seen = mentioned[kind]
         if len(spellings[kind]) > 1:
-            raise SampleError(where, f"both <{kind}> and numbered <{kind}-k> placeholders are used; use one spelling")
+            raise SampleError(where, f"both <{kind}> and numbered <{kind}-k> placeholders are used; use one spelling", MISMATCH)
         if not seen:
             prefix += "".join(f"<{kind}-{k}>" for k in range(1, count + 1))
         elif sorted(seen) != list(range(1, count + 1)):
-            listed = ", ".join(f"<{kind}-{k}>" for k in seen)
+            listed = ", ".join(f"<{kind}-{k}>" for k in seen[:8]) + (", …" if len(seen) > 8 else "")
             raise SampleError(
                 where,
                 f"the text mentions {len(seen)} {kind} placeholder(s) ({listed}) but {count} {kind}(s) are attached; "
-                f"mention each of 1..{count} exactly once, or none",
+                + (f"mention each of 1..{count} exactly once, or none" if count else "attach them, or remove the placeholders"),
+                MISMATCH,
             )
     if prefix:
         for i, message in enumerate(numbered):
@@ -74,5 +78,5 @@ def number_placeholders(messages: Sequence[Message], *, images: int, videos: int
                 numbered[i] = Message("user", prefix + message.text)
                 break
         else:
-            raise SampleError(where, "media are attached but there is no human turn to show them in")
+            raise SampleError(where, "media are attached but there is no human turn to show them in; add one", MISMATCH)
     return tuple(numbered)

@@ -2,7 +2,8 @@
 
 `prepare` reads annotations and media headers, plans every sample for each context length and writes
 `<out>/<dataset>/context-<n>.parquet`, `<out>/rejects.jsonl` and `<out>/report.json`. A dataset whose annotations,
-media (size and time), tokenizer and rules are unchanged is not redone; files appear whole or not at all.
+media (size and time), tokenizer and rules are unchanged is not redone; files appear whole or not at all, `done.json`
+last, so an interrupted preparation goes on with the dataset it was at.
 """
 
 from __future__ import annotations
@@ -11,24 +12,25 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, TextIO
 
+from eagle_data import __version__
 from eagle_data.ads import VisualRules, plan
 from eagle_data.annotations import Reject, read_annotations
 from eagle_data.encode import Encoded, encode
 from eagle_data.errors import EagleDataError, MediaError, SampleError
-from eagle_data.images import image_size
-from eagle_data.prepared import PreparedWriter
+from eagle_data.images import local_path
+from eagle_data.media_probes import MediaProbes
+from eagle_data.prepared import PreparedWriter, prepared_file
 from eagle_data.recipe import DatasetEntry
 from eagle_data.samples import Sample
 from eagle_data.tokens import PromptTokenizer
-from eagle_data.units import load_units
-from eagle_data.video import VideoMetadata, probe_video
 
 FORMAT = 1
-"""Version of the prepared files; a change makes every dataset be prepared anew."""
+"""Version of the prepared files; a change of it or of the package makes every dataset be prepared anew."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class DatasetReport:
     """Counts of one dataset.
 
     `read` lines, `prepared` samples that at least one context length took, `rejected` those that none took;
-    `degraded` and `too_long` count samples per context length; `reasons` counts rejects by their reason.
+    `degraded` and `too_long` count samples per context length; `reasons` counts the rejected by kind ("not JSON",
+    "missing media", …), so its values add up to `rejected`.
     """
 
     read: int
@@ -60,153 +63,202 @@ def prepare(
     """Prepare each dataset for its `context_lengths` (by dataset name) and return the counts.
 
     `verify` also decodes every picture once, so that damaged media are found now and not in training. `progress` is
-    called with the dataset's name and the number of lines done. Bad lines and media go to `rejects.jsonl`; only a
-    missing annotation file or recipe error raises.
+    called with the dataset's name and the number of lines done. Samples that no context length takes go to
+    `rejects.jsonl`, one line each; the dataset's `too_long.jsonl` says which samples each context length refused.
+    Raises FileNotFoundError for a missing annotation file and ValueError for a dataset without context lengths.
     """
     out = Path(out)
-    reports: dict[str, DatasetReport] = {}
     for name, entry in datasets.items():
         if not entry.annotation.is_file():
             raise FileNotFoundError(f"dataset {name!r}: the annotation file {entry.annotation} does not exist")
+        if not context_lengths.get(name):
+            raise ValueError(f"dataset {name!r}: no context length is given; name at least one in context_lengths")
+    reports: dict[str, DatasetReport] = {}
+    for name, entry in datasets.items():
         own_rules = replace(rules, max_tiles=entry.max_dynamic_tiles) if entry.max_dynamic_tiles else rules
-        lines = list(read_annotations(entry.annotation, dataset=name, root=entry.root))
-        lengths = sorted(set(context_lengths[name]))
-        key = _cache_key(lines, lengths, own_rules, tokenizer, verify)
-        done = _read_done(out / name)
-        if done is None or done["key"] != key:
-            report = _prepare_one(lines, out / name, lengths, own_rules, tokenizer, verify, progress and _named(progress, name))
-            _write_text(out / name / "done.json", json.dumps({"key": key, "report": asdict(report)}, indent=1))
-        else:
-            report = DatasetReport(**done["report"])
-        reports[name] = report
-    rejects = "".join((out / name / "rejects.jsonl").read_text() for name in datasets)
+        job = _Job(name, entry, out / name, tuple(sorted(set(context_lengths[name]))), own_rules, tokenizer, verify)
+        reports[name] = job.run(progress)
+    rejects = "".join((out / name / "rejects.jsonl").read_text(encoding="utf-8") for name in datasets)
     _write_text(out / "rejects.jsonl", rejects)
     _write_text(out / "report.json", json.dumps({name: asdict(report) for name, report in reports.items()}, indent=1) + "\n")
     return reports
 
 
-def _named(progress: Callable[[str, int], None], name: str) -> Callable[[int], None]:
-    return lambda done: progress(name, done)
+@dataclass
+class _Tally:
+    """The counts of one dataset while it is being prepared."""
+
+    read: int = 0
+    prepared: int = 0
+    rejected: int = 0
+    degraded: Counter[str] = field(default_factory=Counter)
+    too_long: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def report(self, lengths: Sequence[int]) -> DatasetReport:
+        return DatasetReport(
+            read=self.read,
+            prepared=self.prepared,
+            rejected=self.rejected,
+            degraded={str(n): self.degraded[str(n)] for n in lengths},
+            too_long={str(n): self.too_long[str(n)] for n in lengths},
+            reasons=dict(self.reasons.most_common()),
+        )
 
 
-def _prepare_one(
-    lines: Sequence[Sample | Reject],
-    folder: Path,
-    lengths: Sequence[int],
-    rules: VisualRules,
-    tokenizer: PromptTokenizer,
-    verify: bool,
-    progress: Callable[[int], None] | None,
-) -> DatasetReport:
-    rejects: list[dict] = []
-    reasons: Counter[str] = Counter()
-    degraded = {str(n): 0 for n in lengths}
-    too_long = {str(n): 0 for n in lengths}
-    prepared = rejected = 0
-    probes: dict[object, VideoMetadata] = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    with PreparedWriter(folder, lengths) as writer:
-        for number, line in enumerate(lines, 1):
-            taken = False
-            if isinstance(line, Reject):
-                _reject(rejects, reasons, line)
-            else:
-                try:
-                    taken = _plan_one(line, writer, lengths, rules, tokenizer, verify, probes, degraded, too_long, rejects, reasons)
-                except (MediaError, SampleError) as error:
-                    reason = error.reason if isinstance(error, SampleError) else str(error)
-                    _reject(rejects, reasons, Reject(line.dataset, line.where, reason))
-            prepared += taken
-            rejected += not taken
-            if progress is not None and (number % 64 == 0 or number == len(lines)):
-                progress(number)
-    _write_text(folder / "rejects.jsonl", "".join(json.dumps(reject) + "\n" for reject in rejects))
-    return DatasetReport(len(lines), prepared, rejected, degraded, too_long, dict(reasons))
+@dataclass(frozen=True)
+class _Planned:
+    """One sample planned for every context length that takes it; `refused` holds the errors of those that do not."""
+
+    rows: dict[int, tuple[Encoded, tuple[str, ...]]]
+    refused: dict[int, SampleError]
 
 
-def _plan_one(
-    sample: Sample,
-    writer: PreparedWriter,
-    lengths: Sequence[int],
-    rules: VisualRules,
-    tokenizer: PromptTokenizer,
-    verify: bool,
-    probes: dict[object, VideoMetadata],
-    degraded: dict[str, int],
-    too_long: dict[str, int],
-    rejects: list[dict],
-    reasons: Counter[str],
-) -> bool:
-    """Plan and store one sample for every context length; whether at least one took it."""
-    sizes = [image_size(ref.source) for ref in sample.images]
-    infos = []
-    for ref in sample.videos:
-        if ref not in probes:
-            probes[ref] = probe_video(ref.path, start=ref.start, end=ref.end)
-        infos.append(probes[ref])
-    encoded: dict[int, tuple[Encoded, tuple[str, ...]]] = {}
-    for context_length in lengths:
-        try:
-            chosen = plan(
-                sample, image_sizes=sizes, video_infos=infos, context_length=context_length, rules=rules, tokenizer=tokenizer
-            )
-        except SampleError as error:
-            too_long[str(context_length)] += 1
-            _reject(rejects, reasons, Reject(sample.dataset, sample.where, error.reason), context_length)
-            continue
-        encoded[context_length] = (encode(sample, chosen, rules=rules, tokenizer=tokenizer), chosen.degraded)
-    if verify and encoded:
-        longest = encoded[max(encoded)][0]
-        load_units(longest.units, tile_size=rules.tile_size, use_thumbnail=rules.use_thumbnail)
-    for context_length, (value, given_up) in encoded.items():
-        writer.add(context_length, sample.where, value, given_up)
-        degraded[str(context_length)] += bool(given_up)
-    return bool(encoded)
+@dataclass(frozen=True)
+class _Job:
+    """One dataset to be prepared for some context lengths under one set of rules."""
 
+    name: str
+    entry: DatasetEntry
+    folder: Path
+    lengths: tuple[int, ...]
+    rules: VisualRules
+    tokenizer: PromptTokenizer
+    verify: bool
 
-def _reject(rejects: list[dict], reasons: Counter[str], reject: Reject, context_length: int | None = None) -> None:
-    entry = asdict(reject)
-    if context_length is not None:
-        entry["context_length"] = context_length
-    rejects.append(entry)
-    reasons[reject.reason.split(";")[0].split(":")[-1].strip()] += 1
+    def run(self, progress: Callable[[str, int], None] | None) -> DatasetReport:
+        """Prepare the dataset, or return the report of an earlier run that is still true."""
+        key = self._key()
+        done = self._done()
+        if done is not None and done.get("key") == key:
+            return DatasetReport(**done["report"])
+        self._clear()
+        probes, tally = MediaProbes(), _Tally()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rejects, too_long = self.folder / "rejects.jsonl", self.folder / "too_long.jsonl"
+        with (
+            PreparedWriter(self.folder, self.lengths) as writer,
+            _part(rejects).open("w", encoding="utf-8") as rejected,
+            _part(too_long).open("w", encoding="utf-8") as refused,
+        ):
+            for line in self._lines():
+                tally.read += 1
+                self._one(line, probes, tally, writer, rejected, refused)
+                if progress is not None and tally.read % 64 == 0:
+                    progress(self.name, tally.read)
+        os.replace(_part(rejects), rejects)
+        os.replace(_part(too_long), too_long)
+        report = tally.report(self.lengths)
+        _write_text(self.folder / "done.json", json.dumps({"key": key, "report": asdict(report)}, indent=1))
+        if progress is not None:
+            progress(self.name, tally.read)
+        return report
 
+    def _lines(self) -> Iterator[Sample | Reject]:
+        return read_annotations(self.entry.annotation, dataset=self.name, root=self.entry.root)
 
-def _cache_key(
-    lines: Iterable[Sample | Reject], lengths: Sequence[int], rules: VisualRules, tokenizer: PromptTokenizer, verify: bool
-) -> str:
-    digest = hashlib.sha256()
-    digest.update(repr((FORMAT, lengths, rules, tokenizer.fingerprint, verify)).encode())
-    seen: set[str] = set()
-    for line in lines:
-        digest.update(repr(line).encode())
+    def _one(
+        self, line: Sample | Reject, probes: MediaProbes, tally: _Tally, writer: PreparedWriter, rejected: TextIO, refused: TextIO
+    ) -> None:
+        """Store one sample's rows, or list it as rejected."""
+        planned = _Planned({}, {})
+        reject = line if isinstance(line, Reject) else None
         if isinstance(line, Sample):
-            for path in (*(ref.path for ref in line.images), *(ref.path for ref in line.videos)):
-                if path not in seen:
-                    seen.add(path)
-                    digest.update(_stamp(path).encode())
-    return digest.hexdigest()
+            try:
+                planned = self._plan(line, probes)
+            except EagleDataError as error:
+                reject = _reject(line, error)
+            for context_length, error in planned.refused.items():
+                tally.too_long[str(context_length)] += 1
+                refused.write(json.dumps({**asdict(_reject(line, error)), "context_length": context_length}) + "\n")
+                reject = None if planned.rows else _reject(line, error)
+        if reject is not None:
+            tally.rejected += 1
+            tally.reasons[reject.kind] += 1
+            rejected.write(json.dumps(asdict(reject)) + "\n")
+            return
+        tally.prepared += 1
+        for context_length, (encoded, degraded) in planned.rows.items():
+            writer.add(context_length, line.where, encoded, degraded)
+            tally.degraded[str(context_length)] += bool(degraded)
+
+    def _plan(self, sample: Sample, probes: MediaProbes) -> _Planned:
+        """Plan and encode a sample for every context length; raises EagleDataError for its media or its text."""
+        sizes = [probes.image(ref) for ref in sample.images]
+        infos = [probes.video(ref) for ref in sample.videos]
+        planned = _Planned({}, {})
+        for n in self.lengths:
+            try:
+                chosen = plan(
+                    sample, image_sizes=sizes, video_infos=infos, context_length=n, rules=self.rules, tokenizer=self.tokenizer
+                )
+            except SampleError as error:
+                planned.refused[n] = error
+                continue
+            planned.rows[n] = encode(sample, chosen, rules=self.rules, tokenizer=self.tokenizer), chosen.degraded
+        if self.verify:
+            units = [unit for encoded, _ in planned.rows.values() for unit in encoded.units]
+            probes.verify(units, tile_size=self.rules.tile_size)
+        return planned
+
+    def _key(self) -> str:
+        """Changes with anything that the prepared rows depend on; media are known by size and time, not read."""
+        digest = hashlib.sha256()
+        digest.update(repr((FORMAT, __version__, self.lengths, self.rules, self.tokenizer.fingerprint, self.verify)).encode())
+        seen: set[str] = set()
+        for line in self._lines():
+            digest.update(repr(line).encode("utf-8", "backslashreplace"))
+            if isinstance(line, Sample):
+                for ref in (*line.images, *line.videos):
+                    if ref.path not in seen:
+                        seen.add(ref.path)
+                        digest.update(_stamp(ref.path).encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()
+
+    def _done(self) -> dict[str, Any] | None:
+        files = (*(prepared_file(self.folder, n) for n in self.lengths), self.folder / "rejects.jsonl")
+        try:
+            done = json.loads((self.folder / "done.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return None
+        return done if all(file.is_file() for file in files) else None
+
+    def _clear(self) -> None:
+        """Remove what an earlier preparation left, its `done.json` first: nothing may pass for the result of this one."""
+        for pattern in ("done.json", "context-*.parquet", "*.part"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+
+def _reject(sample: Sample, error: EagleDataError) -> Reject:
+    if isinstance(error, SampleError):
+        return Reject(sample.dataset, sample.where, error.reason, error.kind)
+    kind = error.kind if isinstance(error, MediaError) else "bad record"
+    return Reject(sample.dataset, sample.where, str(error), kind)
 
 
 def _stamp(path: str) -> str:
+    """Size and time of a media file, of an LMDB store's data file, or of every picture of a folder."""
+    path = local_path(path)
     try:
-        status = os.stat(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
+        store = os.path.join(path, "data.mdb")
+        if os.path.isdir(path) and not os.path.exists(store):
+            with os.scandir(path) as entries:
+                stamps = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries)
+            return f"{path} {stamps}"
+        status = os.stat(store if os.path.isdir(path) else path)
     except OSError:
         return f"{path} missing"
     return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
-def _read_done(folder: Path) -> dict | None:
-    try:
-        return json.loads((folder / "done.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    _part(path).write_text(text, encoding="utf-8")
+    os.replace(_part(path), path)
 
 
-__all__ = ["DatasetReport", "EagleDataError", "prepare"]
+__all__ = ["DatasetReport", "prepare"]

@@ -1,38 +1,28 @@
 """Prepared samples on disk: one parquet file per dataset and context length, read by row.
 
 Columns: `where` string, `input_ids` and `labels` list<int32>, `units` JSON (see `eagle_data.units`), `tiles` int32,
-`length` int32, `degraded` string. No pixels are stored.
+`length` int32, `degraded` string. No pixels are stored. Row groups are small, because rows are read in random order.
 """
 
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eagle_data.encode import Encoded
 from eagle_data.units import units_from_json, units_to_json
 
-ROW_GROUP = 512
-
-
-def _schema() -> Any:
+if TYPE_CHECKING:
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            ("where", pa.string()),
-            ("input_ids", pa.list_(pa.int32())),
-            ("labels", pa.list_(pa.int32())),
-            ("units", pa.string()),
-            ("tiles", pa.int32()),
-            ("length", pa.int32()),
-            ("degraded", pa.string()),
-        ]
-    )
+ROW_GROUP = 128
+_GROUPS_KEPT = 8
 
 
 def prepared_file(folder: str | Path, context_length: int) -> Path:
@@ -46,14 +36,13 @@ class PreparedWriter:
     def __init__(self, folder: Path, context_lengths: Sequence[int]):
         import pyarrow.parquet as pq
 
+        self._schema = _schema()
         self._paths = {n: prepared_file(folder, n) for n in context_lengths}
-        self._writers = {
-            n: pq.ParquetWriter(path.with_name(path.name + ".part"), _schema(), compression="zstd") for n, path in self._paths.items()
-        }
+        self._writers = {n: pq.ParquetWriter(_part(path), self._schema, compression="zstd") for n, path in self._paths.items()}
         self._rows: dict[int, list[dict[str, Any]]] = {n: [] for n in context_lengths}
 
     def add(self, context_length: int, where: str, encoded: Encoded, degraded: Sequence[str]) -> None:
-        """Store one sample as planned for `context_length`."""
+        """Store one sample as planned for `context_length`; `degraded` as in `VisualPlan`."""
         rows = self._rows[context_length]
         rows.append(
             {
@@ -74,7 +63,7 @@ class PreparedWriter:
 
         rows = self._rows[context_length]
         if rows:
-            self._writers[context_length].write_table(pa.Table.from_pylist(rows, schema=_schema()))
+            self._writers[context_length].write_table(pa.Table.from_pylist(rows, schema=self._schema))
             rows.clear()
 
     def __enter__(self) -> PreparedWriter:
@@ -85,13 +74,18 @@ class PreparedWriter:
             if kind is None:
                 self._flush(n)
             writer.close()
-        if kind is None:
-            for path in self._paths.values():
-                os.replace(path.with_name(path.name + ".part"), path)
+        for path in self._paths.values():
+            if kind is None:
+                os.replace(_part(path), path)
+            else:
+                _part(path).unlink(missing_ok=True)
 
 
 class PreparedDataset:
-    """The samples of one prepared file: `lengths` and `tiles` int32 `[samples]` in memory, rows on demand."""
+    """The samples of one prepared file, safe to read from several threads.
+
+    `lengths` and `tiles` int32 `[samples]` and the provenance are in memory; tokens are read on demand.
+    """
 
     def __init__(self, folder: str | Path, context_length: int, *, name: str | None = None):
         import pyarrow.parquet as pq
@@ -100,27 +94,68 @@ class PreparedDataset:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist; prepare the dataset for context_length {context_length} first")
         self.name = name or Path(folder).name
-        self._table = pq.read_table(self.path, memory_map=True)
-        self.lengths: np.ndarray = self._table["length"].to_numpy()
-        self.tiles: np.ndarray = self._table["tiles"].to_numpy()
+        self._file = pq.ParquetFile(self.path, memory_map=True)
+        table = self._file.read(columns=["length", "tiles", "where", "degraded"])
+        self.lengths: np.ndarray = table["length"].to_numpy()
+        self.tiles: np.ndarray = table["tiles"].to_numpy()
+        self._where = table["where"].combine_chunks()
+        self._degraded = table["degraded"].combine_chunks()
+        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.metadata.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._lock = Lock()
+        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, row: int) -> tuple[Encoded, str]:
-        """The encoded sample of a row and its provenance."""
-        table = self._table
+        """The encoded sample of a row and its provenance; IndexError outside 0 .. len - 1."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.path} has {len(self)} samples, there is no row {row}")
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        table, at = self._group(group), row - int(self._starts[group])
         encoded = Encoded(
-            input_ids=np.asarray(table["input_ids"][row].values, dtype=np.int32),
-            labels=np.asarray(table["labels"][row].values, dtype=np.int32),
-            units=units_from_json(table["units"][row].as_py()),
+            input_ids=table["input_ids"][at].values.to_numpy(),
+            labels=table["labels"][at].values.to_numpy(),
+            units=units_from_json(table["units"][at].as_py()),
         )
-        return encoded, table["where"][row].as_py()
+        return encoded, self.where(row)
 
     def where(self, row: int) -> str:
         """The provenance of a row, `file:line`."""
-        return self._table["where"][row].as_py()
+        return self._where[row].as_py()
 
     def degraded(self, row: int) -> bool:
         """Whether the sample of a row gave up frames or tiles to fit."""
-        return bool(self._table["degraded"][row].as_py())
+        return bool(self._degraded[row].as_py())
+
+    def _group(self, number: int) -> pa.Table:
+        # One reader must not be used by two threads at once.
+        with self._lock:
+            if number in self._groups:
+                self._groups.move_to_end(number)
+            else:
+                self._groups[number] = self._file.read_row_group(number, columns=["input_ids", "labels", "units"])
+                if len(self._groups) > _GROUPS_KEPT:
+                    self._groups.popitem(last=False)
+            return self._groups[number]
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("where", pa.string()),
+            ("input_ids", pa.list_(pa.int32())),
+            ("labels", pa.list_(pa.int32())),
+            ("units", pa.string()),
+            ("tiles", pa.int32()),
+            ("length", pa.int32()),
+            ("degraded", pa.string()),
+        ]
+    )

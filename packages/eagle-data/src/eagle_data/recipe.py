@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from eagle_data.strict import Strict
+from eagle_data.strict import Strict, explain
 
 
 class DatasetEntry(Strict):
@@ -27,10 +27,10 @@ class DatasetEntry(Strict):
 
     annotation: Path
     root: Path = Path()
-    repeat_time: float = Field(1.0, gt=0)
-    weight: float = Field(1.0, gt=0)
+    repeat_time: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
     data_augment: bool = False
-    max_dynamic_tiles: int | None = Field(None, ge=1)
+    max_dynamic_tiles: int | None = Field(default=None, ge=1)
 
     @classmethod
     def ignores(cls, key: str) -> bool:
@@ -45,10 +45,13 @@ def load_data_recipe(path: str | Path) -> dict[str, DatasetEntry]:
     if path.suffix in {".yaml", ".yml"}:
         import yaml
 
-        content = yaml.safe_load(text)
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: the recipe is not YAML ({error})") from error
     else:
         try:
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=lambda pairs: _every_key_once(pairs, path))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{error.lineno}: the recipe is not JSON ({error.msg})") from error
     return parse_data_recipe(content, base=path.parent, source=str(path))
@@ -60,14 +63,28 @@ def parse_data_recipe(content: Any, *, base: Path, source: str) -> dict[str, Dat
         raise ValueError(f"{source}: a data recipe is an object of datasets, {{name: {{root, annotation, …}}}}, and not empty")
     entries = {}
     for name, values in content.items():
+        if not str(name) or {"..", "."} & set(Path(str(name)).parts) or Path(str(name)).is_absolute():
+            raise ValueError(
+                f"{source}: {name!r} cannot name a dataset: prepared files lie in a folder of that name; choose another"
+            )
         try:
             entry = DatasetEntry.model_validate(values)
-        except ValueError as error:
-            raise ValueError(f"{source}: dataset {name!r}: {error}") from error
+        except ValidationError as error:
+            raise ValueError(f"{source}: dataset {name!r}: {explain(error)}") from error
         entries[str(name)] = entry.model_copy(
             update={"annotation": _resolve(base, entry.annotation), "root": _resolve(base, entry.root)}
         )
     return entries
+
+
+def _every_key_once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """A JSON object; plain parsing would let a second dataset of the same name replace the first without a word."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{path}: the key {twice!r} is written twice in one object; rename or remove one")
+    return content
 
 
 def _resolve(base: Path, path: Path) -> Path:

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 def unknown_key(key: str, known: Iterable[str], owner: str) -> str:
@@ -18,6 +18,16 @@ def unknown_key(key: str, known: Iterable[str], owner: str) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
     return f"unknown key {key!r} in {owner}; {hint}"
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one line: dotted key and what is wrong with it, several parted by semicolons."""
+    messages = []
+    for item in error.errors():
+        place = ".".join(map(str, item["loc"]))
+        message = item["msg"].removeprefix("Value error, ")
+        messages.append(f"{place}: {message}" if place else message)
+    return "; ".join(messages)
 
 
 class Strict(BaseModel):

@@ -8,8 +8,9 @@ markers (`<box>` …) are special in texts. No torch, no transformers.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,23 +19,24 @@ from tokenizers import Tokenizer
 from eagle_data.chat import Segment
 from eagle_data.special_tokens import CHAT_TOKENS, GROUNDING_TOKENS, SPECIAL_TOKENS
 
-_GROUNDING = re.compile("(" + "|".join(re.escape(token) for token in GROUNDING_TOKENS) + ")")
+_WRAPPER_CHARACTERS = 64
 
 
 class PromptTokenizer:
     """A `tokenizers.Tokenizer` with Eagle's special tokens known by name.
 
-    `special[name]` is the id of a special token. Raises ValueError where the tokenizer lacks a token that prompts
-    need; grounding tokens may be missing and are then plain text.
+    Attributes:
+        special: id of each special token by name.
+        vocab_size: number of tokens, added ones included.
+        fingerprint: changes whenever the tokenizer would give other ids.
+
+    Raises:
+        ValueError: where the tokenizer lacks a token that prompts need; grounding tokens may be missing and are then
+            plain text.
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        self._plain = Tokenizer.from_str(tokenizer.to_str())
-        self._plain.encode_special_tokens = True
-        self._plain.no_truncation()
-        self._plain.no_padding()
-        names = (*CHAT_TOKENS, *SPECIAL_TOKENS)
-        ids = {name: tokenizer.token_to_id(name) for name in names}
+        ids = {name: tokenizer.token_to_id(name) for name in (*CHAT_TOKENS, *SPECIAL_TOKENS)}
         missing = [name for name, token in ids.items() if token is None and name not in GROUNDING_TOKENS]
         if missing:
             raise ValueError(
@@ -42,10 +44,15 @@ class PromptTokenizer:
                 "(eagle_data.special_tokens lists them)"
             )
         self.special: dict[str, int] = {name: token for name, token in ids.items() if token is not None}
-        self._markup = re.compile("(" + "|".join(re.escape(name) for name in self.special) + ")")
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
-        self.fingerprint = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-        self._encode_cached = lru_cache(maxsize=65536)(self._encode_plain)
+        self._plain = _without_special_tokens(tokenizer, self.special)
+        self.fingerprint = hashlib.sha256(self._plain.to_str().encode()).hexdigest()
+        self._markup = _any_of(self.special)
+        self._grounding = _any_of(name for name in GROUNDING_TOKENS if name in self.special)
+        # Two caches, because a plan tokenises one sample's prompt many times: wrappers ("Frame 7 sample at 3.03s: ")
+        # recur in other samples and are tiny, a conversation's own texts do neither.
+        self._wrapper_ids = lru_cache(maxsize=1 << 16)(self._plain_ids)
+        self._text_ids = lru_cache(maxsize=64)(self._plain_ids)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> PromptTokenizer:
@@ -56,19 +63,20 @@ class PromptTokenizer:
                 f"{path} does not exist; save the tokenizer in its fast form "
                 f"(AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(…) writes it)"
             )
-        return cls(Tokenizer.from_file(str(path)))
-
-    def _encode_plain(self, text: str) -> tuple[int, ...]:
-        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{path} is not a tokenizer that the tokenizers library reads ({error}); save it again") from error
+        return cls(tokenizer)
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of a plain text, in which only the grounding markers are special tokens."""
         ids: list[int] = []
-        for piece in _GROUNDING.split(text):
-            if piece in self.special:
+        for piece in self._grounding.split(text) if self._grounding else (text,):
+            if piece in self.special and piece in GROUNDING_TOKENS:
                 ids.append(self.special[piece])
             elif piece:
-                ids.extend(self._encode_cached(piece))
+                ids.extend(self._wrapper_ids(piece) if len(piece) <= _WRAPPER_CHARACTERS else self._text_ids(piece))
         return ids
 
     def encode(self, segments: Sequence[Segment]) -> tuple[list[int], list[bool]]:
@@ -76,7 +84,7 @@ class PromptTokenizer:
 
         Neighbouring texts of equal supervision are joined before they are tokenised, since a tokenizer may merge over
         the seam; special tokens and a change of supervision are the only cuts. For texts without forged special
-        tokens the result equals tokenising the joined prompt, turn by turn.
+        tokens the result equals tokenising the joined prompt with a cut before each supervised text.
         """
         ids: list[int] = []
         supervised: list[bool] = []
@@ -97,7 +105,7 @@ class PromptTokenizer:
             if not segment.markup:
                 text += segment.text
                 continue
-            for piece in self._markup.split(segment.text):
+            for piece in self._markup.split(segment.text) if self._markup else (segment.text,):
                 if piece in self.special:
                     flush()
                     ids.append(self.special[piece])
@@ -106,3 +114,23 @@ class PromptTokenizer:
                     text += piece
         flush()
         return ids, supervised
+
+    def _plain_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+
+def _without_special_tokens(tokenizer: Tokenizer, names: Iterable[str]) -> Tokenizer:
+    """A copy that reads every special token in a text as plain text, also those that were added as ordinary tokens."""
+    content = json.loads(tokenizer.to_str())
+    for token in content["added_tokens"]:
+        token["special"] = token["special"] or token["content"] in names
+    plain = Tokenizer.from_str(json.dumps(content))
+    plain.encode_special_tokens = True
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str] | None:
+    alternatives = "|".join(re.escape(name) for name in names)
+    return re.compile(f"({alternatives})") if alternatives else None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
+from PIL import Image
 
 from eagle_data.encode import ImageUnit, VideoUnit
 from eagle_data.images import load_image
@@ -20,21 +21,32 @@ from eagle_data.video import read_frames
 
 
 def load_unit(
-    unit: ImageUnit | VideoUnit, *, tile_size: int, use_thumbnail: bool = True, augment: np.random.Generator | None = None
+    unit: ImageUnit | VideoUnit,
+    *,
+    tile_size: int,
+    use_thumbnail: bool = True,
+    augment: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """float32 `[tiles, 3, tile_size, tile_size]` of one unit; raises MediaError naming the file that cannot be read."""
+    """float32 `[tiles, 3, tile_size, tile_size]` of one unit; raises MediaError naming the file that cannot be read.
+
+    With `augment`, images are first written as JPEG of a quality drawn from it; video frames are left as they are.
+    """
     if isinstance(unit, VideoUnit):
-        frames = read_frames(unit.path, unit.indices, start=unit.start, end=unit.end)
+        # Each frame is scaled as it is decoded, by the filter that cutting uses: full-size frames never pile up.
+        frames = read_frames(unit.path, unit.indices, size=(tile_size, tile_size), start=unit.start, end=unit.end)
         return frame_pixels(frames, tile_size=tile_size)
-    source = unit.path if unit.key is None else {"lmdb_file": unit.path, "lmdb_key": unit.key}
-    image = load_image(source)
+    image = load_image(unit.source)
     if augment is not None:
         image = _jpeg(image, quality=int(augment.integers(75, 101)))
     return image_pixels(image, tile_size=tile_size, grid=unit.grid, use_thumbnail=use_thumbnail)
 
 
 def load_units(
-    units: Sequence[ImageUnit | VideoUnit], *, tile_size: int, use_thumbnail: bool = True, augment: np.random.Generator | None = None
+    units: Sequence[ImageUnit | VideoUnit],
+    *,
+    tile_size: int,
+    use_thumbnail: bool = True,
+    augment: np.random.Generator | None = None,
 ) -> np.ndarray:
     """The pixels of all units in text order, float32 `[tiles, 3, tile_size, tile_size]`; zero tiles for no unit."""
     if not units:
@@ -58,10 +70,8 @@ def units_from_json(text: str) -> tuple[ImageUnit | VideoUnit, ...]:
     return tuple(units)
 
 
-def _jpeg(image, *, quality: int):
+def _jpeg(image: Image.Image, *, quality: int) -> Image.Image:
     """Re-encode as JPEG, the release's only augmentation (upstream section 2.3)."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")

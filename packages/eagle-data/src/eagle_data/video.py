@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from .errors import MediaError
+from .errors import MediaError, MissingMediaError
 from .images import ImageSource, local_path
 
 __all__ = ["Video", "VideoMetadata", "VideoSource", "open_video", "probe_video", "read_frames"]
@@ -249,7 +249,7 @@ def _head(path: str) -> bytes:
             return file.read(16)
     except FileNotFoundError as error:
         mend = "Fetch it first and give the file" if "://" in path else "Check the path and the recipe's root"
-        raise MediaError(path, "no such file", mend) from error
+        raise MissingMediaError(path, "no such file", mend) from error
     except OSError as error:
         raise MediaError(path, f"cannot be read ({error.strerror})", "Check its permissions") from error
 

@@ -38,18 +38,26 @@ QUESTIONS = {
 }
 
 
-class DigitsCorpus(Strict):
-    """How many samples of each kind to write; the defaults are the quick start's."""
+TEXTS = {"text_3": 3, "text_5": 5, "text_8": 8}
+"""The text datasets and the most digits of their clips: looking up a time is learned on short clips first."""
 
-    digits: int = Field(2400, ge=1)
-    strips: int = Field(3200, ge=1)
+
+class DigitsCorpus(Strict):
+    """How many conversations of each kind to write; the defaults are the quick start's."""
+
+    digits: int = Field(1200, ge=1)
+    strips: int = Field(1600, ge=1)
     clips: int = Field(1000, ge=1)
-    texts: int = Field(9000, ge=1)
-    clip_questions: int = Field(4, ge=2)
-    text_questions: int = Field(12, ge=1)
-    """Questions per training clip, and per clip of the text dataset."""
+    texts: int = Field(3500, ge=1)
+    """In each of the text datasets."""
+    pictures: int = Field(4, ge=1)
+    """A training conversation is about 1 to this many pictures."""
+    questions: int = Field(6, ge=2)
+    """About each training clip."""
+    text_questions: int = Field(2, ge=1)
+    """About each clip of the text datasets."""
     held_out: int = Field(150, ge=1)
-    """Questions per task in the held-out set."""
+    """Questions per task in the held-out set, each about one picture or clip."""
 
 
 def build_corpus(
@@ -60,7 +68,7 @@ def build_corpus(
     `recipe.json` mixes the training sets; `held_out/<task>.jsonl` has the questions for evaluation.
     `tokens_per_tile` is how often the text dataset repeats a written digit: as often as a tile has tokens.
     """
-    stamp = json.dumps({"config": config.model_dump(), "seed": seed, "tokens_per_tile": tokens_per_tile, "version": 1}, sort_keys=True)
+    stamp = json.dumps({"config": config.model_dump(), "seed": seed, "tokens_per_tile": tokens_per_tile, "version": 2}, sort_keys=True)
     if (folder / "corpus.json").is_file() and (folder / "corpus.json").read_text() == stamp:
         return
     partial = folder.with_name(folder.name + ".part")
@@ -76,36 +84,46 @@ def _write(
     folder: Path, config: DigitsCorpus, rng: np.random.Generator, tokens_per_tile: int, progress: Callable[[int, int], None]
 ) -> None:
     train, held_out = _split(rng)
-    total = config.digits + config.strips + config.clips + config.texts + 3 * config.held_out
+    total = config.digits + config.strips + config.clips + len(TEXTS) * config.texts + 3 * config.held_out
     done = 0
 
-    def count(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def write(path: Path, lines: Iterator[dict[str, Any]]) -> None:
         nonlocal done
-        for line in lines:
-            done += 1
-            if done % 50 == 0 or done == total:
-                progress(done, total)
-            yield line
+        with path.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(json.dumps(line) + "\n")
+                done += 1
+                if done % 50 == 0 or done == total:
+                    progress(done, total)
 
     media = folder / "media"
     media.mkdir()
-    _write_jsonl(folder / "digit.jsonl", count(_digit_lines(train, config.digits, media, "digit", rng)))
-    _write_jsonl(folder / "strip.jsonl", count(_strip_lines(train, config.strips, media, "strip", rng)))
-    _write_jsonl(folder / "clip.jsonl", count(_clip_lines(train, config.clips, media, "clip", rng, config.clip_questions)))
-    _write_jsonl(folder / "text.jsonl", count(_text_lines(config.texts, tokens_per_tile, rng, config.text_questions)))
+    write(folder / "digit.jsonl", _digit_lines(train, config.digits, media, "digit", rng, config.pictures))
+    write(folder / "strip.jsonl", _strip_lines(train, config.strips, media, "strip", rng, config.pictures))
+    write(folder / "clip.jsonl", _clip_lines(train, config.clips, media, "clip", rng, config.questions))
+    for name, most_digits in TEXTS.items():
+        lines = _text_lines(
+            config.texts,
+            tokens_per_tile,
+            rng,
+            most_digits=most_digits,
+            questions=config.text_questions,
+            pictures=config.pictures + 1,
+        )
+        write(folder / f"{name}.jsonl", lines)
     (folder / "held_out").mkdir()
     makers = {"digit": _digit_lines, "strip": _strip_lines, "clip": _clip_lines}
     for task, make in makers.items():
-        lines = make(held_out, config.held_out, media, f"held_out_{task}", rng)
-        _write_jsonl(folder / "held_out" / f"{task}.jsonl", count(lines))
+        write(folder / "held_out" / f"{task}.jsonl", make(held_out, config.held_out, media, f"held_out_{task}", rng, 1))
+    descriptions = {
+        "digit": "single handwritten digits; PNG, JPEG and LMDB",
+        "strip": "2 to 5 digits in a row or a column, cut into tiles",
+        "clip": "H.264 clips of 4 to 8 digits, one a second",
+        **{name: f"the same questions with digits as text, clips of at most {most}" for name, most in TEXTS.items()},
+    }
     recipe = {
         name: {"root": "media", "annotation": f"{name}.jsonl", "repeat_time": 1, "description": description}
-        for name, description in {
-            "digit": "one handwritten digit; PNG, JPEG and LMDB",
-            "strip": "2 to 5 digits in a row or a column, cut into tiles",
-            "clip": "H.264 clips of 4 to 8 digits, one a second",
-            "text": "the same questions with the digits as text",
-        }.items()
+        for name, description in descriptions.items()
     }
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
 
@@ -159,43 +177,58 @@ def _turns(question: str, answer: str, placeholder: str = "") -> list[dict[str, 
 
 
 def _digit_lines(
-    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator
+    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator, most: int
 ) -> Iterator[dict[str, Any]]:
-    """A third each as PNG file, JPEG file and LMDB value; the LMDB store is written when the lines are exhausted."""
+    """Conversations about 1 to `most` single digits, in the legacy form of the schema.
+
+    A third of the pictures each are PNG files, JPEG files and values of an LMDB store, which is written at the end.
+    """
     (media / name).mkdir()
     store: list[tuple[str, bytes]] = []
-    for i in range(count):
-        digit = int(rng.integers(10))
-        picture = Image.fromarray(_draw(pools, [digit], rng)[0])
-        turns = _turns(_ask("digit", rng), str(digit), "<image>\n")
-        if i % 3 == 2:
-            buffer = io.BytesIO()
-            picture.save(buffer, "PNG")
-            store.append((f"{i:06d}", buffer.getvalue()))
-            image: Any = {"lmdb_file": f"{name}.lmdb", "lmdb_key": f"{i:06d}"}
-        else:
-            image = f"{name}/{i:06d}.{('png', 'jpg')[i % 3]}"
-            picture.save(media / image, quality=92)
-        yield {"image": image, "conversations": turns}
+    written = 0
+    for _ in range(count):
+        images: list[Any] = []
+        turns: list[dict[str, str]] = []
+        pictures = int(rng.integers(1, most + 1))
+        for k in range(1, pictures + 1):
+            digit = int(rng.integers(10))
+            picture = Image.fromarray(_draw(pools, [digit], rng)[0])
+            turns += _turns(_ask("digit", rng), str(digit), "<image>\n" if pictures == 1 else f"<image-{k}>")
+            if written % 3 == 2:
+                buffer = io.BytesIO()
+                picture.save(buffer, "PNG")
+                store.append((f"{written:06d}", buffer.getvalue()))
+                images.append({"lmdb_file": f"{name}.lmdb", "lmdb_key": f"{written:06d}"})
+            else:
+                images.append(f"{name}/{written:06d}.{('png', 'jpg')[written % 3]}")
+                picture.save(media / images[-1], quality=92)
+            written += 1
+        yield {"image": images[0] if pictures == 1 else images, "conversations": turns}
     if store:
         write_lmdb(media / f"{name}.lmdb", store)
 
 
 def _strip_lines(
-    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator
+    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator, most: int
 ) -> Iterator[dict[str, Any]]:
+    """Conversations about 1 to `most` strips, in the unified form of the schema."""
     (media / name).mkdir()
-    for i in range(count):
-        digits = [int(d) for d in rng.integers(0, 10, 2 + i % 4)]
-        axis = int(rng.integers(2))  # 0: a column, 1: a row
-        path = f"{name}/{i:06d}.png"
-        Image.fromarray(np.concatenate(_draw(pools, digits, rng), axis=axis)).save(media / path)
-        answer = "".join(map(str, digits))
-        yield {"data": [{"type": "image", "image_list": [path]}], "conversations": _turns("<image-1>" + _ask("strip", rng), answer)}
+    written = 0
+    for _ in range(count):
+        images: list[str] = []
+        turns: list[dict[str, str]] = []
+        for k in range(1, int(rng.integers(1, most + 1)) + 1):
+            digits = [int(d) for d in rng.integers(0, 10, 2 + written % 4)]
+            axis = int(rng.integers(2))  # 0: a column, 1: a row
+            images.append(f"{name}/{written:06d}.png")
+            Image.fromarray(np.concatenate(_draw(pools, digits, rng), axis=axis)).save(media / images[-1])
+            turns += _turns(_ask("strip", rng), "".join(map(str, digits)), f"<image-{k}>")
+            written += 1
+        yield {"data": [{"type": "image", "image_list": images}], "conversations": turns}
 
 
 def _clip_lines(
-    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator, questions: int = 1
+    pools: Sequence[Sequence[np.ndarray]], count: int, media: Path, name: str, rng: np.random.Generator, questions: int
 ) -> Iterator[dict[str, Any]]:
     """Clips of 4 to 8 seconds, one digit a second; the times asked about cover every second equally often."""
     (media / name).mkdir()
@@ -219,37 +252,28 @@ def _seconds(digits: int, questions: int, rng: np.random.Generator) -> list[int]
     return order[:questions]
 
 
-def _several(seconds: Sequence[int], digits: Sequence[int], style: int = 0) -> tuple[str, str]:
-    times = [f"{second}.5" for second in seconds]
-    question = f"Which digits are shown at {', '.join(times)} seconds?"
-    form = ("{}: {}", "at {}s: {}", "{} seconds: {}", "{}:{}")[style]
-    return question, ", ".join(form.format(time, digits[second]) for time, second in zip(times, seconds, strict=True))
-
-
 def _text_lines(
-    count: int, tokens_per_tile: int, rng: np.random.Generator, questions: int, turns: int = 5, least: int = 2, several: int = 8, style: int = 0, clips: float = 0.5, dense: int = 1
+    count: int, tokens_per_tile: int, rng: np.random.Generator, *, most_digits: int, questions: int, pictures: int, clips: float = 0.5, twice: bool = True
 ) -> Iterator[dict[str, Any]]:
     """The prompts of the tasks with each tile's context tokens replaced by its digit, as often.
 
-    Half are clips, from `least` digits on because looking up a time is learned on short ones first; half are
-    conversations of up to `turns` pictures.
+    Half are clips of 2 to `most_digits` digits, half conversations about 1 to `pictures` pictures.
     """
     block = re.compile(f"{IMG_START}(?:{IMG_CONTEXT})*{IMG_END}")
-    for i in range(count):
+    for _ in range(count):
         lines: list[dict[str, str]] = []
         if rng.random() < clips:
-            digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(least, 9)))]
-            choice = uniform(len(digits) * CLIP_FPS, CLIP_FPS, int(rng.integers(len(digits), 2 * len(digits) + 1)))
+            digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(2, most_digits + 1)))]
+            most_frames = 2 * len(digits) if twice else len(digits)
+            choice = uniform(len(digits) * CLIP_FPS, CLIP_FPS, int(rng.integers(len(digits), most_frames + 1)))
             shown = iter(digits[index // CLIP_FPS] for index in choice.indices)
             text = RELEASED.video(1, choice.fps, choice.timestamps, [tokens_per_tile] * len(choice.indices))
             text = block.sub(lambda _: str(next(shown)) * tokens_per_tile, text)
-            for _ in range(dense if several else 0):
-                lines += _turns(*_several(_seconds(len(digits), several, rng), digits, style), "" if lines else text)
-            for second in _seconds(len(digits), questions, rng):
+            for second in _seconds(len(digits), min(questions, len(digits)), rng):
                 question = _ask("clip", rng, time=second + 0.5)
                 lines += _turns(question, str(digits[second]), "" if lines else text)
         else:
-            for k in range(1, int(rng.integers(1, turns + 1)) + 1):
+            for k in range(1, int(rng.integers(1, pictures + 1)) + 1):
                 task = TASKS[int(rng.integers(2))]
                 digits = [int(d) for d in rng.integers(0, 10, 1 if task == "digit" else int(rng.integers(2, 6)))]
                 thumbnail = [] if task == "digit" else [int(rng.integers(10))]  # an extra tile that answers nothing
@@ -271,9 +295,3 @@ def write_clip(path: Path, frames: Sequence[np.ndarray], *, fps: int) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-
-
-def _write_jsonl(path: Path, lines: Iterator[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for line in lines:
-            file.write(json.dumps(line) + "\n")

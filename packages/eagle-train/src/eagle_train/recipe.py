@@ -72,7 +72,8 @@ class Stage(Strict):
     `datasets` names the datasets of the recipe that are mixed, all of them where it is empty; a dataset may be scaled
     with `repeat`. `trainable` lists module prefixes (`vision_model`, `mlp1`, `language_model`); the rest is frozen.
     `packs_per_step` packs of `context_length` tokens are accumulated before each optimiser step. Its length is
-    `steps`, or `epochs` passes over its data.
+    `steps`, or `epochs` passes over its data. `prompt_weight` above 0 also learns the text that is not an answer, as
+    pretraining does.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Stage(Strict):
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(1.0, gt=0)
+    prompt_weight: float = Field(0.0, ge=0)
     loss_weighting: Literal["token", "sqrt_sample", "sqrt_turn"] = "sqrt_sample"
 
     @model_validator(mode="after")

@@ -155,7 +155,12 @@ class Trainer:
             progress.packs += 1
             progress.failures.extend(failure for failure in pack.failures if failure not in progress.failures)
             if pack.samples:
-                batch = collate(pack.samples, weighting=stage.loss_weighting, tile_size=self._tile_size)
+                batch = collate(
+                    pack.samples,
+                    tile_size=self._tile_size,
+                    weighting=stage.loss_weighting,
+                    prompt_weight=stage.prompt_weight,
+                )
                 progress.tokens += batch.tokens
                 progress.supervised += len(batch.loss_rows)
                 progress.samples += len(pack.samples)

@@ -1,0 +1,105 @@
+"""The command line: `eagle-data prepare` makes a dataset ready for training, `eagle-data inspect` looks at a file.
+
+Results go to stdout, progress and errors to stderr. Exit code 2 means that what was asked cannot be: a missing file,
+broken media, a wrong recipe. Media and parquet libraries are imported only after the arguments have been checked.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def commands() -> None:
+    """From recipes of images and videos to packed token batches."""
+
+
+@app.command()
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="Data recipe, JSON or YAML.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the prepared files.", show_default=False)],
+    model: Annotated[Path, typer.Option(help="Checkpoint folder with config.json and tokenizer.json.", show_default=False)],
+    context_length: Annotated[
+        list[int], typer.Option(min=1, help="Tokens that a sample may have; repeat it for several stages.", show_default=False)
+    ],
+    fps: Annotated[float, typer.Option(min=0.001, help="Frames wished per second of video.")] = 2.0,
+    min_frames: Annotated[
+        int, typer.Option(min=1, help="Fewest frames of a video; without room for them a sample is rejected.")
+    ] = 8,
+    dialect: Annotated[str, typer.Option(help="Wording around pictures: released or training.")] = "released",
+    verify: Annotated[bool, typer.Option("--verify", help="Also decode every picture once.")] = False,
+) -> None:
+    """Plan and tokenise every sample of a recipe, for each context length."""
+    try:
+        _prepare(recipe, out, model, context_length, fps, min_frames, dialect, verify)
+    except (OSError, ValueError) as error:  # EagleDataError is a ValueError
+        _fail(error)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Image, video, folder of frames or LMDB store.", show_default=False)],
+    tile_size: Annotated[int, typer.Option(min=1, help="Side of a tile in pixels.")] = 448,
+    tokens_per_tile: Annotated[int, typer.Option(min=1, help="Context tokens of a tile.")] = 256,
+    max_tiles: Annotated[int, typer.Option(min=1, help="Most tiles of an image, thumbnail not counted.")] = 12,
+    fps: Annotated[float, typer.Option(min=0.001, help="Frames sampled per second of video.")] = 2.0,
+) -> None:
+    """Say what a media file holds and what the released policy would show of it."""
+    from eagle_data.errors import EagleDataError
+    from eagle_data.inspect_media import describe
+
+    try:
+        for line in describe(file, tile_size=tile_size, tokens_per_tile=tokens_per_tile, max_tiles=max_tiles, fps=fps):
+            typer.echo(line)
+    except EagleDataError as error:
+        _fail(error)
+
+
+def main() -> None:
+    """The entry point `eagle-data`."""
+    app()
+
+
+def _prepare(
+    recipe: Path, out: Path, model: Path, context_lengths: list[int], fps: float, min_frames: int, dialect: str, verify: bool
+) -> None:
+    from eagle_data.checkpoint_rules import rules_of_checkpoint
+    from eagle_data.dialect import get_dialect
+    from eagle_data.prepare import prepare as prepare_datasets
+    from eagle_data.recipe import load_data_recipe
+    from eagle_data.tokens import PromptTokenizer
+
+    datasets = load_data_recipe(recipe)
+    rules = rules_of_checkpoint(model, fps=fps, min_frames=min_frames, dialect=get_dialect(dialect))
+    reports = prepare_datasets(
+        datasets,
+        out,
+        context_lengths=dict.fromkeys(datasets, context_lengths),
+        rules=rules,
+        tokenizer=PromptTokenizer.from_folder(model),
+        verify=verify,
+        progress=_show_progress if sys.stderr.isatty() else None,
+    )
+    for name, report in reports.items():
+        typer.echo(f"{name}: {report.read} read, {report.prepared} prepared, {report.rejected} rejected")
+        for n in report.degraded:
+            typer.echo(f"  context {n}: {report.degraded[n]} degraded, {report.too_long[n]} too long")
+        for reason, count in report.reasons.items():
+            typer.echo(f"  rejected, {reason}: {count}")
+    if any(report.rejected for report in reports.values()):
+        typer.echo(f"{out / 'rejects.jsonl'} says where and why", err=True)
+
+
+def _show_progress(name: str, done: int) -> None:
+    typer.echo(f"\r{name}: {done} samples", nl=False, err=True)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(2)

@@ -1,0 +1,190 @@
+"""The loader: one endless stream that seed and epoch fix, shared by ranks, resumed exactly, failures reported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from eagle_data.encode import Encoded, ImageUnit
+from eagle_data.loader import Pack, PackLoader, Source
+from eagle_data.prepared import PreparedDataset, PreparedWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+ROWS = 23
+CONTEXT = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two datasets: `text` without media, `mixed` in which every other row has a picture."""
+    base = tmp_path_factory.mktemp("prepared")
+    Image.fromarray(np.arange(64 * 48 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)).save(base / "a.png")
+    for name in ("text", "mixed"):
+        (base / name).mkdir()
+        with PreparedWriter(base / name, [CONTEXT]) as writer:
+            for number in range(ROWS):
+                ids = np.full(number % 11 + 3, number, dtype=np.int32)
+                units = (ImageUnit(str(base / "a.png"), None, (2, 1), 3),) if name == "mixed" and number % 2 else ()
+                writer.add(CONTEXT, f"{name}:{number}", Encoded(ids, ids, units), ())
+    return base
+
+
+def loader(folder: Path, *names: str, repeat: float = 1.0, augment: bool = False, **options: Any) -> PackLoader:
+    sources = [Source(PreparedDataset(folder / name, CONTEXT), repeat, augment) for name in names or ("text", "mixed")]
+    return PackLoader(sources, **{"context_length": CONTEXT, "tile_size": 8, "seed": 5, "prefetch": 0, **options})
+
+
+def names(packs: list[Pack]) -> list[list[str]]:
+    return [[sample.where for sample in pack.samples] for pack in packs]
+
+
+def take(source: PackLoader, count: int) -> list[Pack]:
+    return list(islice(iter(source), count))
+
+
+def epoch(source: PackLoader, number: int = 0) -> list[Pack]:
+    return take(source, len(source.epoch_packs(number)))
+
+
+def test_an_epoch_holds_every_sample_once_within_the_budgets(folder: Path):
+    packs = epoch(loader(folder, max_tiles=6))
+    assert Counter(name for pack in names(packs) for name in pack) == {
+        f"{n}:{i}": 1 for n in ("text", "mixed") for i in range(ROWS)
+    }
+    for pack in packs:
+        assert sum(len(sample.input_ids) for sample in pack.samples) <= CONTEXT
+        assert sum(len(sample.pixels) for sample in pack.samples) <= 6
+        assert pack.failures == ()
+
+
+def test_the_next_epoch_comes_after_the_last_and_in_another_order(folder: Path):
+    source = loader(folder)
+    first = len(source.epoch_packs(0))
+    packs = take(source, first + len(source.epoch_packs(1)))
+    assert [pack.epoch for pack in packs] == [0] * first + [1] * (len(packs) - first)
+    one, two = names(packs[:first]), names(packs[first:])
+    assert sorted(chain.from_iterable(one)) == sorted(chain.from_iterable(two))
+    assert one != two
+
+
+def test_seed_and_epoch_fix_the_stream_and_another_seed_changes_it(folder: Path):
+    assert names(epoch(loader(folder))) == names(epoch(loader(folder)))
+    assert names(epoch(loader(folder))) != names(epoch(loader(folder, seed=6)))
+
+
+@given(before=st.integers(0, 30), after=st.integers(1, 12), prefetch=st.sampled_from([0, 2]))
+@settings(deadline=None, max_examples=25)
+def test_a_resumed_loader_goes_on_exactly_where_the_state_was_taken(before: int, after: int, prefetch: int, folder: Path):
+    whole = names(take(loader(folder), before + after))
+    first = loader(folder, prefetch=prefetch)
+    stream = iter(first)
+    begun = list(islice(stream, before))
+    state = first.state_dict()
+    second = loader(folder, prefetch=prefetch)
+    second.load_state_dict(state)
+    assert names(begun) + names(take(second, after)) == whole
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_one_stream_without_loss_or_repetition(world: int, folder: Path):
+    whole = names(take(loader(folder), 7 * world))
+    parts = [names(take(loader(folder, rank=rank, world=world), 7)) for rank in range(world)]
+    assert [pack for turn in zip(*parts, strict=True) for pack in turn] == whole
+
+
+def test_a_state_is_good_for_another_world_size(folder: Path):
+    whole = names(take(loader(folder), 12))
+    ranks = [loader(folder, rank=rank, world=3) for rank in range(3)]
+    for source in ranks:
+        take(source, 2)
+    assert len({source.state_dict()["consumed"] for source in ranks}) == 1
+    parts = []
+    for rank in range(2):
+        source = loader(folder, rank=rank, world=2)
+        source.load_state_dict(ranks[0].state_dict())
+        parts.append(names(take(source, 3)))
+    assert [pack for turn in zip(*parts, strict=True) for pack in turn] == whole[6:]
+
+
+def test_a_state_that_cannot_be_continued_is_refused(folder: Path):
+    with pytest.raises(ValueError, match="seed 9, this loader from 5"):
+        loader(folder).load_state_dict({"consumed": 0, "seed": 9})
+    with pytest.raises(ValueError, match="3 packs were consumed, which 2 ranks cannot continue evenly"):
+        loader(folder, world=2).load_state_dict({"consumed": 3, "seed": 5})
+
+
+def test_prefetching_gives_the_same_packs_with_the_same_pixels(folder: Path):
+    plain, ahead = (take(loader(folder, augment=True, prefetch=prefetch), 12) for prefetch in (0, 2))
+    assert names(plain) == names(ahead)
+    for a, b in zip(plain, ahead, strict=True):
+        assert all(np.array_equal(x.pixels, y.pixels) for x, y in zip(a.samples, b.samples, strict=True))
+
+
+def test_a_fractional_repeat_draws_the_part_anew_each_epoch(folder: Path):
+    source = loader(folder, "text", repeat=1.5)
+    parts = []
+    for number in (0, 1):
+        counts = Counter(row for members in source.epoch_packs(number) for _, row in members)
+        assert set(counts) == set(range(ROWS))
+        assert sum(counts.values()) == ROWS + round(ROWS / 2)
+        parts.append({row for row, count in counts.items() if count == 2})
+    assert parts[0] != parts[1]
+
+
+def test_augmentation_differs_between_epochs_and_repeats_within_one(folder: Path):
+    def pixels(number: int) -> dict[str, np.ndarray]:
+        source = loader(folder, "mixed", augment=True)
+        before = sum(len(source.epoch_packs(e)) for e in range(number))
+        packs = take(source, before + len(source.epoch_packs(number)))[before:]
+        return {sample.where: sample.pixels for pack in packs for sample in pack.samples if len(sample.pixels)}
+
+    first, again, second = pixels(0), pixels(0), pixels(1)
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert any(not np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_picture_that_cannot_be_read_costs_its_sample_and_is_reported(prefetch: int, tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "good.jpg")
+    whole = (tmp_path / "good.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "d").mkdir()
+    with PreparedWriter(tmp_path / "d", [CONTEXT]) as writer:
+        for number, name in enumerate(["good", "cut", "gone", "good"]):
+            ids = np.full(4, number, dtype=np.int32)
+            unit = ImageUnit(str(tmp_path / f"{name}.jpg"), None, (1, 1), 1)
+            writer.add(CONTEXT, f"d:{number}", Encoded(ids, ids, (unit,)), ())
+    [pack] = take(loader(tmp_path, "d", prefetch=prefetch), 1)
+    assert sorted(sample.where for sample in pack.samples) == ["d:0", "d:3"]
+    reasons = dict(pack.failures)
+    assert set(reasons) == {"d:1", "d:2"}
+    assert "cut.jpg: is truncated or corrupt" in reasons["d:1"]
+    assert "gone.jpg: no such file" in reasons["d:2"]
+
+
+def test_an_abandoned_iterator_stops_its_threads(folder: Path):
+    import threading
+
+    stream = iter(loader(folder, prefetch=2))
+    next(stream)
+    stream.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("eagle-loader")]
+
+
+def test_nothing_to_load_is_an_error_with_the_mend(tmp_path: Path, folder: Path):
+    (tmp_path / "none").mkdir()
+    with PreparedWriter(tmp_path / "none", [CONTEXT]):
+        pass
+    with pytest.raises(ValueError, match=r"no prepared sample fits context_length 32 \(datasets: none\)"):
+        loader(tmp_path, "none")
+    with pytest.raises(ValueError, match="rank 2 is outside a world of 2"):
+        loader(folder, rank=2, world=2)
+    with pytest.raises(ValueError, match="raise repeat_time"):
+        take(loader(folder, "text", repeat=0.001), 1)
