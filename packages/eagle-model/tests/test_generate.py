@@ -123,3 +123,22 @@ def test_the_plain_generation_loop_of_transformers_sees_pixels_at_the_prefill_on
     assert len(calls) == 1
     model.get_image_features = encode
     assert torch.equal(full[:, inputs["input_ids"].shape[1] :], model.generate(**inputs, **NEW))
+
+
+def test_a_context_token_that_the_model_generates_is_a_token_like_any_other(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(32, 32)]])
+    model.get_output_embeddings().weight.data.zero_()
+    with torch.no_grad():  # every logit is 0, so force the context token through a processor of scores
+        new = model.generate(
+            **inputs, max_new_tokens=3, do_sample=False, pad_token_id=0, forced_bos_token_id=None, logits_processor=[_always(model)]
+        )
+    assert new.tolist() == [[model.config.image_token_index] * 3]
+
+
+def _always(model: Any) -> Any:
+    def score(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores[:, model.config.image_token_index] = 1.0
+        return scores
+
+    return score

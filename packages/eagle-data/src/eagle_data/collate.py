@@ -65,8 +65,8 @@ def collate(
     `weighting`: "token" gives every supervised token weight 1; "sqrt_sample" gives n^-1/2 with n the supervised
     tokens of its sample, "sqrt_turn" of its turn (upstream section 1.7; the normaliser is applied later, over the
     whole optimiser step). `prompt_weight` above 0 also learns the tokens that are not supervised, each with this weight:
-    plain language modelling, for pretraining on text. `dummy_tile` adds one white tile of flag 0 to a text-only pack, for engines whose ranks
-    must all run the vision tower.
+    plain language modelling, for pretraining on text. `dummy_tile` adds one white tile of flag 0 to a text-only pack,
+    for engines whose ranks must all run the vision tower.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample")

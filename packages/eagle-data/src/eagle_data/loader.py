@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eagle_data.collate import LoadedSample
-from eagle_data.errors import MediaError
+from eagle_data.errors import EagleDataError
 from eagle_data.packing import pack
 from eagle_data.prepared import PreparedDataset
 from eagle_data.units import load_units
@@ -61,7 +61,8 @@ class PackLoader:
     ):
         if not sources or not any(len(source.dataset) for source in sources):
             names = ", ".join(source.dataset.name for source in sources) or "none"
-            raise ValueError(f"no prepared sample fits context_length {context_length} (datasets: {names}); see rejects.jsonl")
+            raise ValueError(f"no prepared sample fits context_length {context_length} (datasets: {names}); "
+                "rejects.jsonl and too_long.jsonl of the prepared folder say why")
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is outside a world of {world}")
         self.sources = tuple(sources)
@@ -138,7 +139,7 @@ class PackLoader:
             augment = np.random.default_rng([self.seed, epoch, number, row]) if source.augment else None
             try:
                 pixels = load_units(encoded.units, tile_size=self.tile_size, use_thumbnail=self.use_thumbnail, augment=augment)
-            except MediaError as error:
+            except EagleDataError as error:
                 failures.append((where, str(error)))
                 continue
             samples.append(LoadedSample(encoded.input_ids, encoded.labels, pixels, where))
@@ -149,8 +150,9 @@ class PackLoader:
         mine = (item for item in self._stream(self._consumed) if item[0] % self.world == self.rank)
         if self.prefetch == 0:
             for position, epoch, members in mine:
+                pack_ = self._load(epoch, members)
                 self._consumed = position - self.rank + self.world
-                yield self._load(epoch, members)
+                yield pack_
             return
         with ThreadPoolExecutor(self.prefetch, thread_name_prefix="eagle-loader") as pool:
             ahead: deque[tuple[int, Future[Pack]]] = deque()

@@ -235,7 +235,11 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, EagleGenerationMixin)
             raise ValueError("loss_weight and loss_rows belong to shift_labels, which are missing")
         kwargs.pop("image_sizes", None)  # comes with the processor's output; the model does not need it
         image_features = None
-        if input_ids is not None:
+        no_pictures = pixel_values is None and visual_features is None
+        if input_ids is not None and no_pictures and past_key_values is not None and past_key_values.get_seq_length() > 0:
+            # Decoding: a generated context token is a token like any other, there is no picture to put in its place.
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        elif input_ids is not None:
             inputs_embeds, image_features = self.embed(input_ids, pixel_values, image_flags, visual_features)
         elif pixel_values is not None or visual_features is not None:
             raise ValueError("inputs_embeds hides where images belong; give input_ids with the pixels, or call embed() first")

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from pydantic import Field
-
 from eagle_data.dialect import RELEASED
 from eagle_data.lmdb_store import write_lmdb
 from eagle_data.sampling import uniform
 from eagle_data.special_tokens import IMG_CONTEXT, IMG_END, IMG_START
 from eagle_data.strict import Strict
+from PIL import Image
+from pydantic import Field
 
 CELL = 32
 """Pixels of a digit's square; equal to the toy tower's tile, so a strip of k digits is cut into k tiles."""
@@ -38,24 +37,23 @@ QUESTIONS = {
 }
 
 
-TEXTS = {"text_3": 3, "text_5": 5, "text_8": 8}
-"""The text datasets and the most digits of their clips: looking up a time is learned on short clips first."""
+DRILLS = {"drill_2": 2, "drill_3": 3, "drill_5": 5}
+"""The drills by name and the most digits of their clips, in the order in which a model can learn them."""
 
 
 class DigitsCorpus(Strict):
     """How many conversations of each kind to write; the defaults are the quick start's."""
 
-    digits: int = Field(1200, ge=1)
-    strips: int = Field(1600, ge=1)
+    digits: int = Field(900, ge=1)
+    strips: int = Field(1200, ge=1)
     clips: int = Field(1000, ge=1)
-    texts: int = Field(3500, ge=1)
-    """In each of the text datasets."""
+    drills: int = Field(2000, ge=1)
+    """In each of the drill datasets."""
+    texts: int = Field(3000, ge=1)
     pictures: int = Field(4, ge=1)
     """A training conversation is about 1 to this many pictures."""
-    questions: int = Field(6, ge=2)
-    """About each training clip."""
-    text_questions: int = Field(2, ge=1)
-    """About each clip of the text datasets."""
+    questions: int = Field(2, ge=2)
+    """About each training clip, and each clip in text."""
     held_out: int = Field(150, ge=1)
     """Questions per task in the held-out set, each about one picture or clip."""
 
@@ -68,7 +66,9 @@ def build_corpus(
     `recipe.json` mixes the training sets; `held_out/<task>.jsonl` has the questions for evaluation.
     `tokens_per_tile` is how often the text dataset repeats a written digit: as often as a tile has tokens.
     """
-    stamp = json.dumps({"config": config.model_dump(), "seed": seed, "tokens_per_tile": tokens_per_tile, "version": 2}, sort_keys=True)
+    stamp = json.dumps(
+        {"config": config.model_dump(), "seed": seed, "tokens_per_tile": tokens_per_tile, "version": 3}, sort_keys=True
+    )
     if (folder / "corpus.json").is_file() and (folder / "corpus.json").read_text() == stamp:
         return
     partial = folder.with_name(folder.name + ".part")
@@ -84,7 +84,7 @@ def _write(
     folder: Path, config: DigitsCorpus, rng: np.random.Generator, tokens_per_tile: int, progress: Callable[[int, int], None]
 ) -> None:
     train, held_out = _split(rng)
-    total = config.digits + config.strips + config.clips + len(TEXTS) * config.texts + 3 * config.held_out
+    total = config.digits + config.strips + config.clips + len(DRILLS) * config.drills + 2 * config.texts + 3 * config.held_out
     done = 0
 
     def write(path: Path, lines: Iterator[dict[str, Any]]) -> None:
@@ -101,14 +101,12 @@ def _write(
     write(folder / "digit.jsonl", _digit_lines(train, config.digits, media, "digit", rng, config.pictures))
     write(folder / "strip.jsonl", _strip_lines(train, config.strips, media, "strip", rng, config.pictures))
     write(folder / "clip.jsonl", _clip_lines(train, config.clips, media, "clip", rng, config.questions))
-    for name, most_digits in TEXTS.items():
+    for name, most_digits in DRILLS.items():
+        write(folder / f"{name}.jsonl", _drill_lines(config.drills, tokens_per_tile, rng, most_digits=most_digits))
+    texts = {"text_clip": 1.0, "text": 0.5}
+    for name, clips in texts.items():
         lines = _text_lines(
-            config.texts,
-            tokens_per_tile,
-            rng,
-            most_digits=most_digits,
-            questions=config.text_questions,
-            pictures=config.pictures + 1,
+            config.texts, tokens_per_tile, rng, questions=config.questions, pictures=config.pictures + 1, clips=clips
         )
         write(folder / f"{name}.jsonl", lines)
     (folder / "held_out").mkdir()
@@ -119,7 +117,9 @@ def _write(
         "digit": "single handwritten digits; PNG, JPEG and LMDB",
         "strip": "2 to 5 digits in a row or a column, cut into tiles",
         "clip": "H.264 clips of 4 to 8 digits, one a second",
-        **{name: f"the same questions with digits as text, clips of at most {most}" for name, most in TEXTS.items()},
+        **{name: f"in text: looking up a time among at most {most} digits" for name, most in DRILLS.items()},
+        "text_clip": "the clip task with digits as text",
+        "text": "all tasks with digits as text",
     }
     recipe = {
         name: {"root": "media", "annotation": f"{name}.jsonl", "repeat_time": 1, "description": description}
@@ -156,7 +156,9 @@ def training_pictures(seed: int) -> list[list[np.ndarray]]:
 def draw_cell(picture: np.ndarray, rng: np.random.Generator, *, cell: int = CELL) -> np.ndarray:
     """uint8 `[cell, cell, 3]`: a digit `[8, 8]` enlarged, shifted by a few pixels, as dark ink on light paper."""
     side = int(rng.integers(round(cell * 0.72), round(cell * 0.94) + 1))
-    ink = np.asarray(Image.fromarray((picture * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
+    ink = np.asarray(
+        Image.fromarray((picture * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32
+    )
     left, top = (int(rng.integers(0, cell - side + 1)) for _ in range(2))
     canvas = np.zeros((cell, cell), dtype=np.float32)
     canvas[top : top + side, left : left + side] = ink / 255
@@ -164,7 +166,9 @@ def draw_cell(picture: np.ndarray, rng: np.random.Generator, *, cell: int = CELL
     return (paper + canvas[..., None] * (pen - paper)).clip(0, 255).astype(np.uint8)
 
 
-def _draw(pools: Sequence[Sequence[np.ndarray]], digits: Sequence[int], rng: np.random.Generator, cell: int = CELL) -> list[np.ndarray]:
+def _draw(
+    pools: Sequence[Sequence[np.ndarray]], digits: Sequence[int], rng: np.random.Generator, cell: int = CELL
+) -> list[np.ndarray]:
     return [draw_cell(pools[d][int(rng.integers(len(pools[d])))], rng, cell=cell) for d in digits]
 
 
@@ -252,23 +256,38 @@ def _seconds(digits: int, questions: int, rng: np.random.Generator) -> list[int]
     return order[:questions]
 
 
-def _text_lines(
-    count: int, tokens_per_tile: int, rng: np.random.Generator, *, most_digits: int, questions: int, pictures: int, clips: float = 0.5, twice: bool = True
-) -> Iterator[dict[str, Any]]:
-    """The prompts of the tasks with each tile's context tokens replaced by its digit, as often.
+def _drill_lines(count: int, tokens_per_tile: int, rng: np.random.Generator, *, most_digits: int) -> Iterator[dict[str, Any]]:
+    """Bare clips in text, one frame a digit at any time in its second, one question: looking up a time and no more.
 
-    Half are clips of 2 to `most_digits` digits, half conversations about 1 to `pictures` pictures.
+    A small model finds out how to look something up on two frames within minutes, on eight of them not at all; so
+    these come first, the shortest clips before the longer ones.
+    """
+    for _ in range(count):
+        digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(2, most_digits + 1)))]
+        frames = "".join(
+            f"Frame {i + 1} sample at {i + rng.random():.2f}s: {str(digit) * tokens_per_tile}" for i, digit in enumerate(digits)
+        )
+        second = int(rng.integers(len(digits)))
+        turns = _turns(_ask("clip", rng, time=second + 0.5), str(digits[second]), frames)
+        yield {"conversations": [{"from": "system", "value": ""}, *turns]}
+
+
+def _text_lines(
+    count: int, tokens_per_tile: int, rng: np.random.Generator, *, questions: int, pictures: int, clips: float, most_digits: int = 8
+) -> Iterator[dict[str, Any]]:
+    """The very prompts of the tasks, with each tile's context tokens replaced by its digit, as often.
+
+    A share `clips` are clips of 2 to `most_digits` digits, the others conversations about 1 to `pictures` pictures.
     """
     block = re.compile(f"{IMG_START}(?:{IMG_CONTEXT})*{IMG_END}")
     for _ in range(count):
         lines: list[dict[str, str]] = []
         if rng.random() < clips:
             digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(2, most_digits + 1)))]
-            most_frames = 2 * len(digits) if twice else len(digits)
-            choice = uniform(len(digits) * CLIP_FPS, CLIP_FPS, int(rng.integers(len(digits), most_frames + 1)))
-            shown = iter(digits[index // CLIP_FPS] for index in choice.indices)
+            choice = uniform(len(digits) * CLIP_FPS, CLIP_FPS, int(rng.integers(len(digits), 2 * len(digits) + 1)))
             text = RELEASED.video(1, choice.fps, choice.timestamps, [tokens_per_tile] * len(choice.indices))
-            text = block.sub(lambda _: str(next(shown)) * tokens_per_tile, text)
+            for index in choice.indices:
+                text = block.sub(str(digits[index // CLIP_FPS]) * tokens_per_tile, text, count=1)
             for second in _seconds(len(digits), min(questions, len(digits)), rng):
                 question = _ask("clip", rng, time=second + 0.5)
                 lines += _turns(question, str(digits[second]), "" if lines else text)

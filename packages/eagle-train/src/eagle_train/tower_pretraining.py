@@ -7,12 +7,13 @@ pictures are drawn from the training split alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from eagle_data.strict import Strict
 from pydantic import Field
 
-from eagle_data.strict import Strict
 from eagle_train.digits import CELL, draw_cell, training_pictures
 
 
@@ -25,7 +26,7 @@ class TowerPretraining(Strict):
 
 
 def pretrain_tower(
-    model: torch.nn.Module, config: TowerPretraining, *, seed: int, progress: Callable[[int, float], None] | None = None
+    model: Any, config: TowerPretraining, *, seed: int, progress: Callable[[int, float], None] | None = None
 ) -> float:
     """Train `model.vision_model` in place and return its accuracy on the last tenth of the steps' pictures.
 

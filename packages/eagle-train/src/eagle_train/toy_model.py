@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from eagle_data.special_tokens import CHAT_TOKENS, END_OF_TEXT, IM_END, IMG_CONTEXT, SPECIAL_TOKENS
 from eagle_data.strict import Strict
+from pydantic import Field
 
 
 class ToyModel(Strict):
@@ -59,7 +58,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     )
     learner.train_from_iterator(texts, trainer)
     learned = json.loads(learner.to_str())["model"]
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in learned["merges"]]
+    merges: Any = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in learned["merges"]]
     tokenizer = Qwen2Tokenizer(vocab=learned["vocab"], merges=merges)
     tokenizer.add_tokens(list(CHAT_TOKENS), special_tokens=True)
     tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
@@ -85,7 +84,12 @@ def build_toy(config: ToyModel, texts: Iterable[str], folder: Path) -> None:
 
     The caller seeds torch.
     """
-    from eagle_model import Eagle2_5_VLConfig, Eagle2_5_VLForConditionalGeneration, Eagle2_5_VLImageProcessor, Eagle2_5_VLProcessor
+    from eagle_model import (
+        Eagle2_5_VLConfig,
+        Eagle2_5_VLForConditionalGeneration,
+        Eagle2_5_VLImageProcessor,
+        Eagle2_5_VLProcessor,
+    )
 
     tokenizer = train_tokenizer(texts, config.vocabulary)
     model_config = Eagle2_5_VLConfig(
