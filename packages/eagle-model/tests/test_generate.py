@@ -131,7 +131,12 @@ def test_a_context_token_that_the_model_generates_is_a_token_like_any_other(make
     model.get_output_embeddings().weight.data.zero_()
     with torch.no_grad():  # every logit is 0, so force the context token through a processor of scores
         new = model.generate(
-            **inputs, max_new_tokens=3, do_sample=False, pad_token_id=0, forced_bos_token_id=None, logits_processor=[_always(model)]
+            **inputs,
+            max_new_tokens=3,
+            do_sample=False,
+            pad_token_id=0,
+            forced_bos_token_id=None,
+            logits_processor=[_always(model)],
         )
     assert new.tolist() == [[model.config.image_token_index] * 3]
 

@@ -61,8 +61,10 @@ class PackLoader:
     ):
         if not sources or not any(len(source.dataset) for source in sources):
             names = ", ".join(source.dataset.name for source in sources) or "none"
-            raise ValueError(f"no prepared sample fits context_length {context_length} (datasets: {names}); "
-                "rejects.jsonl and too_long.jsonl of the prepared folder say why")
+            raise ValueError(
+                f"no prepared sample fits context_length {context_length} (datasets: {names}); "
+                "rejects.jsonl and too_long.jsonl of the prepared folder say why"
+            )
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is outside a world of {world}")
         self.sources = tuple(sources)

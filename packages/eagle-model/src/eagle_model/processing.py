@@ -34,6 +34,8 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
         image_token, video_token, image_start_token, image_end_token, image_placeholder, video_placeholder,
             vision_feature_select_strategy: keys of the released file.
         dialect: `released` (default) or `training`, the wording around pictures (eagle_data.dialect).
+        video_fps: frames sampled per second of a video file whose item says nothing; None means the released 2. A model
+            trained at another rate is saved with it, so that every later use samples alike.
 
     Raises ValueError where the tokenizer lacks a token, or for an unknown dialect.
     """
@@ -52,6 +54,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
         image_start_token: str = "<img>",
         image_end_token: str = "</img>",
         dialect: str = "released",
+        video_fps: float | None = None,
         **kwargs: Any,
     ):
         if tokenizer is None or image_processor is None:
@@ -68,6 +71,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
         self.image_start_token = image_start_token
         self.image_end_token = image_end_token
         self.dialect = dialect
+        self.video_fps = video_fps
         self.image_token_id = token_id(tokenizer, image_token)
         self.video_token_id = token_id(tokenizer, video_token)
         for name in (image_start_token, image_end_token):
@@ -128,7 +132,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
             if kind_of(item) == "image":
                 images.append(load_image_item(item))
             else:
-                frames, fps, timestamps = load_video_item(item)
+                frames, fps, timestamps = load_video_item(item, default_fps=self.video_fps)
                 videos.append(frames)
                 video_kwargs["fps"].append(fps)
                 video_kwargs["timestamps"].append(timestamps)

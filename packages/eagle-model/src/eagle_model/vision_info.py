@@ -66,12 +66,14 @@ def load_image_item(item: Mapping[str, Any]) -> Image.Image:
     return picture.resize((int(picture.width * factor), int(picture.height * factor)), Image.Resampling.BILINEAR)
 
 
-def load_video_item(item: Mapping[str, Any]) -> tuple[Any, float, list[float] | None]:
+def load_video_item(item: Mapping[str, Any], *, default_fps: float | None = None) -> tuple[Any, float, list[float] | None]:
     """Frames of a video item, the rate printed in the prompt, and a time per frame.
 
     Args:
         item: `video` is a file (path, file URL, bytes, folder of pictures) or a list of pictures. For files: `fps` (default
             2.0) with `min_frames` (4) and `max_frames` (256), or `nframes`; `video_start` and `video_end` in seconds.
+
+        default_fps: the rate for files whose item has neither `fps` nor `nframes`; None means 2.0.
 
     Returns:
         frames uint8 [n, height, width, 3] or a list of pictures; frames per second; seconds of each frame. A list of
@@ -100,5 +102,7 @@ def load_video_item(item: Mapping[str, Any]) -> tuple[Any, float, list[float] | 
     path = source if isinstance(source, bytes) else Path(str(source).removeprefix("file://"))
     with open_video(path, start=start, end=end) as video:
         options = {key: item[key] for key in ("fps", "nframes", "min_frames", "max_frames") if item.get(key) is not None}
+        if default_fps is not None and not options.keys() & {"fps", "nframes"}:
+            options["fps"] = default_fps
         choice = released_policy(video.metadata.frames, video.metadata.fps, start=start or 0.0, **options)
         return video.frames_at(choice.indices), choice.fps, list(choice.timestamps)

@@ -104,7 +104,7 @@ def _sidebar(session: Session) -> dict[str, Any]:
             help="Thumbnail not counted.",
             key="max_tiles",
         )
-        fps = st.slider("Video frames per second", 0.5, 8.0, 2.0, 0.5, "%.1f", key="fps")
+        fps = st.slider("Video frames per second", 0.1, 8.0, checkpoint.video_fps, 0.1, "%.1f", key="fps")
         frames = st.slider("Max frames per video", 4, _RELEASED_MAX_FRAMES, _frames_that_fit(checkpoint), 2, key="max_frames")
         session.visual = VisualSettings(max_tiles=tiles, fps=fps, max_frames=frames)
         st.divider()

@@ -44,6 +44,11 @@ class Checkpoint:
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
+    def video_fps(self) -> float:
+        """Frames sampled per second of video: the rate this checkpoint was trained at, or the released 2."""
+        return getattr(self.processor, "video_fps", None) or 2.0
+
+    @property
     def max_tiles(self) -> int:
         """Most tiles of an image, thumbnail not counted, unless a prompt asks otherwise."""
         return int(self.processor.image_processor.max_dynamic_tiles)

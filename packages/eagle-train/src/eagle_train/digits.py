@@ -273,7 +273,14 @@ def _drill_lines(count: int, tokens_per_tile: int, rng: np.random.Generator, *, 
 
 
 def _text_lines(
-    count: int, tokens_per_tile: int, rng: np.random.Generator, *, questions: int, pictures: int, clips: float, most_digits: int = 8
+    count: int,
+    tokens_per_tile: int,
+    rng: np.random.Generator,
+    *,
+    questions: int,
+    pictures: int,
+    clips: float,
+    most_digits: int = 8,
 ) -> Iterator[dict[str, Any]]:
     """The very prompts of the tasks, with each tile's context tokens replaced by its digit, as often.
 
@@ -284,7 +291,7 @@ def _text_lines(
         lines: list[dict[str, str]] = []
         if rng.random() < clips:
             digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(2, most_digits + 1)))]
-            choice = uniform(len(digits) * CLIP_FPS, CLIP_FPS, int(rng.integers(len(digits), 2 * len(digits) + 1)))
+            choice = uniform(len(digits) * CLIP_FPS, CLIP_FPS, len(digits) + int(rng.integers(2)))
             text = RELEASED.video(1, choice.fps, choice.timestamps, [tokens_per_tile] * len(choice.indices))
             for index in choice.indices:
                 text = block.sub(str(digits[index // CLIP_FPS]) * tokens_per_tile, text, count=1)

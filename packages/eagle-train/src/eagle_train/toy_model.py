@@ -79,10 +79,10 @@ def training_texts(corpus: Path) -> list[str]:
     return texts + [str(load().DESCR) for load in loaders] * 20
 
 
-def build_toy(config: ToyModel, texts: Iterable[str], folder: Path) -> None:
+def build_toy(config: ToyModel, texts: Iterable[str], folder: Path, *, video_fps: float | None = None) -> None:
     """Write a randomly initialised toy checkpoint (config, weights, tokenizer, processor) to `folder`.
 
-    The caller seeds torch.
+    `video_fps` is the rate at which videos are sampled. The caller seeds torch.
     """
     from eagle_model import (
         Eagle2_5_VLConfig,
@@ -135,6 +135,8 @@ def build_toy(config: ToyModel, texts: Iterable[str], folder: Path) -> None:
     image_processor = Eagle2_5_VLImageProcessor(
         size={"height": config.tile_size, "width": config.tile_size}, max_dynamic_tiles=config.max_tiles
     )
-    processor = Eagle2_5_VLProcessor(image_processor=image_processor, tokenizer=tokenizer, tokens_per_tile=config.tokens_per_tile)
+    processor = Eagle2_5_VLProcessor(
+        image_processor=image_processor, tokenizer=tokenizer, tokens_per_tile=config.tokens_per_tile, video_fps=video_fps
+    )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
