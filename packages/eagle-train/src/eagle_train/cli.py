@@ -1,16 +1,23 @@
-"""The command line: `eagle-train` runs the quick start, `run` any recipe, `recipes` and `show` explain them."""
+"""The command line: `eagle-train` runs the quick start, `run` any recipe, `recipes` and `show` explain them.
+
+Exit code 2 means that what was asked cannot be, with one message on stderr; 130 that the user stopped it. torch is
+imported only once a recipe is known to be good.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as seed=1 or stages.long.lr=1e-4.", show_default=False)]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, removing what the run folder holds.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe's name or a YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Overrides such as seed=1 or stages.long.lr=1e-4.", show_default=False),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over, removing what an earlier run left in the run folder.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -18,12 +25,12 @@ def quickstart(context: typer.Context, fresh: Fresh = False) -> None:
     """Train Eagle 2.5. Without a command: the quick start, a toy model on two CPU cores, no network needed."""
     if context.invoked_subcommand is None:
         _run("quickstart", [], fresh)
+    elif fresh:
+        _fail(f"--fresh belongs behind the command: eagle-train {context.invoked_subcommand} … --fresh")
 
 
 @app.command()
-def run(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name or a YAML file.")], overrides: Overrides = None, fresh: Fresh = False
-) -> None:
+def run(recipe: RecipeName, overrides: Overrides = None, fresh: Fresh = False) -> None:
     """Run a recipe, or go on with it where it was interrupted."""
     _run(recipe, overrides or [], fresh)
 
@@ -40,7 +47,7 @@ def recipes() -> None:
 
 
 @app.command()
-def show(recipe: Annotated[str, typer.Argument(help="A built-in recipe's name or a YAML file.")], overrides: Overrides = None) -> None:
+def show(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Print a recipe with everything resolved: inheritance, overrides and defaults."""
     from eagle_train.recipe_files import RecipeError, dump_recipe, load_recipe
 
@@ -51,41 +58,39 @@ def show(recipe: Annotated[str, typer.Argument(help="A built-in recipe's name or
 
 
 def _run(name: str, overrides: list[str], fresh: bool) -> None:
-    from eagle_train.recipe_files import RecipeError, load_recipe
-
-    try:
-        recipe = load_recipe(name, overrides)
-    except RecipeError as error:
-        _fail(str(error))
-    from rich.console import Console
     from rich.markup import escape
 
     from eagle_train.display import Display
-    from eagle_train.pipeline import Run
-    from eagle_train.training import Interrupted
+    from eagle_train.errors import Interrupted, RecipeError, RunError
+    from eagle_train.preflight import check
+    from eagle_train.recipe_files import load_recipe
 
-    display = Display(Console())
-    job = Run(recipe, display)
-    display.say(f"[bold]{recipe.name}[/]  [dim]{escape(recipe.description)}[/]")
+    display = Display()
     try:
-        if not job.open(fresh=fresh):
-            report = job.folder / "report.html"
-            display.say(f"This run is finished: see [cyan]{report}[/], or start it over with [bold]--fresh[/].")
-            return
-        job.execute()
+        recipe = load_recipe(name, overrides)
+        check(recipe)
+        display.say(f"[bold]{escape(recipe.name)}[/]  [dim]{escape(recipe.description)}[/]")
+
+        from eagle_train.pipeline import Run
+
+        if not Run(recipe, display).start(fresh=fresh):
+            page = escape(str(recipe.folder / "report.html"))
+            display.say(f"This run is finished: see [cyan]{page}[/], or start it over with [bold]--fresh[/].")
     except Interrupted:
         display.say("\n[yellow]Stopped.[/] Everything so far is saved; the same command goes on from here.")
         raise typer.Exit(130) from None
     except KeyboardInterrupt:
         display.say("\n[yellow]Stopped.[/] The same command goes on from the last finished phase or checkpoint.")
         raise typer.Exit(130) from None
-    except (RecipeError, FileNotFoundError, ValueError) as error:
+    except RecipeError as error:
         _fail(str(error))
+    except RunError as error:
+        _fail(str(error), code=1)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> NoReturn:
     typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(code)
 
 
 def main() -> None:
@@ -94,3 +99,6 @@ def main() -> None:
 
 
 __all__ = ["app", "main"]
+
+if __name__ == "__main__":
+    main()

@@ -39,21 +39,24 @@ QUESTIONS = {
 
 DRILLS = {"drill_2": 2, "drill_3": 3, "drill_5": 5}
 """The drills by name and the most digits of their clips, in the order in which a model can learn them."""
+TEXTS = {"text_pictures": (0.0, 8, 1), "text_clip_5": (1.0, 5, 1), "text_clip": (1.0, 8, 1), "text": (0.6, 8, 2)}
+"""The text datasets by name: the share of clips, their most digits, and the questions about each."""
 
 
 class DigitsCorpus(Strict):
     """How many conversations of each kind to write; the defaults are the quick start's."""
 
     digits: int = Field(900, ge=1)
-    strips: int = Field(1200, ge=1)
-    clips: int = Field(1000, ge=1)
+    strips: int = Field(1400, ge=1)
+    clips: int = Field(1500, ge=1)
     drills: int = Field(2000, ge=1)
     """In each of the drill datasets."""
-    texts: int = Field(3000, ge=1)
+    texts: int = Field(2500, ge=1)
+    """In each of the text datasets."""
     pictures: int = Field(4, ge=1)
     """A training conversation is about 1 to this many pictures."""
     questions: int = Field(2, ge=2)
-    """About each training clip, and each clip in text."""
+    """About each training clip."""
     held_out: int = Field(150, ge=1)
     """Questions per task in the held-out set, each about one picture or clip."""
 
@@ -67,7 +70,7 @@ def build_corpus(
     `tokens_per_tile` is how often the text dataset repeats a written digit: as often as a tile has tokens.
     """
     stamp = json.dumps(
-        {"config": config.model_dump(), "seed": seed, "tokens_per_tile": tokens_per_tile, "version": 3}, sort_keys=True
+        {"config": config.model_dump(), "seed": seed, "tokens_per_tile": tokens_per_tile, "version": 4}, sort_keys=True
     )
     if (folder / "corpus.json").is_file() and (folder / "corpus.json").read_text() == stamp:
         return
@@ -84,7 +87,14 @@ def _write(
     folder: Path, config: DigitsCorpus, rng: np.random.Generator, tokens_per_tile: int, progress: Callable[[int, int], None]
 ) -> None:
     train, held_out = _split(rng)
-    total = config.digits + config.strips + config.clips + len(DRILLS) * config.drills + 2 * config.texts + 3 * config.held_out
+    total = (
+        config.digits
+        + config.strips
+        + config.clips
+        + len(DRILLS) * config.drills
+        + len(TEXTS) * config.texts
+        + 3 * config.held_out
+    )
     done = 0
 
     def write(path: Path, lines: Iterator[dict[str, Any]]) -> None:
@@ -103,10 +113,10 @@ def _write(
     write(folder / "clip.jsonl", _clip_lines(train, config.clips, media, "clip", rng, config.questions))
     for name, most_digits in DRILLS.items():
         write(folder / f"{name}.jsonl", _drill_lines(config.drills, tokens_per_tile, rng, most_digits=most_digits))
-    texts = {"text_clip": 1.0, "text": 0.5}
-    for name, clips in texts.items():
+    for name, (clips, most_digits, questions) in TEXTS.items():
+        pictures = config.pictures + 1
         lines = _text_lines(
-            config.texts, tokens_per_tile, rng, questions=config.questions, pictures=config.pictures + 1, clips=clips
+            config.texts, tokens_per_tile, rng, questions=questions, pictures=pictures, clips=clips, most_digits=most_digits
         )
         write(folder / f"{name}.jsonl", lines)
     (folder / "held_out").mkdir()
@@ -118,8 +128,10 @@ def _write(
         "strip": "2 to 5 digits in a row or a column, cut into tiles",
         "clip": "H.264 clips of 4 to 8 digits, one a second",
         **{name: f"in text: looking up a time among at most {most} digits" for name, most in DRILLS.items()},
-        "text_clip": "the clip task with digits as text",
-        "text": "all tasks with digits as text",
+        "text_pictures": "conversations about single digits and strips, the digits as text",
+        "text_clip_5": "conversations about clips of at most 5 digits, the digits as text",
+        "text_clip": "conversations about clips, the digits as text",
+        "text": "all of them, the digits as text",
     }
     recipe = {
         name: {"root": "media", "annotation": f"{name}.jsonl", "repeat_time": 1, "description": description}

@@ -6,12 +6,14 @@ order, on which data is the trainer's business (`eagle_train.training`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from eagle_train.errors import RecipeError, TrainingError
 from eagle_train.recipe import Stage
 
 
@@ -31,23 +33,25 @@ class Engine(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def set_trainable(model: nn.Module, prefixes: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
-    """Let exactly the parameters under `prefixes` be trained and return them with their names.
+def set_trainable(model: nn.Module, prefixes: Iterable[str], *, unused: Iterable[str] = ()) -> list[tuple[str, nn.Parameter]]:
+    """Let exactly the parameters under `prefixes` be trained, without the `unused`, and return them with their names.
 
-    Raises ValueError for a prefix that no parameter has.
+    `unused` are full names of parameters that no output depends on. Raises RecipeError for a prefix under which nothing
+    can be trained.
     """
-    prefixes = tuple(prefixes)
+    prefixes, left_out = tuple(prefixes), set(unused)
     chosen, used = [], set()
     for name, parameter in model.named_parameters():
-        prefix = next((p for p in prefixes if name == p or name.startswith(p + ".")), None)
-        parameter.requires_grad_(prefix is not None)
-        if prefix is not None:
+        prefix = next((prefix for prefix in prefixes if name == prefix or name.startswith(prefix + ".")), None)
+        parameter.requires_grad_(prefix is not None and name not in left_out)
+        if parameter.requires_grad:
             used.add(prefix)
             chosen.append((name, parameter))
     missing = [prefix for prefix in prefixes if prefix not in used]
-    if missing:
+    if missing or not chosen:
         modules = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"trainable: no parameter lies under {', '.join(missing)}; the model's modules are {modules}")
+        named = ", ".join(missing) or "an empty list"
+        raise RecipeError(f"trainable: there is nothing to train under {named}; the model's modules are {modules}")
     return chosen
 
 
@@ -67,7 +71,10 @@ class LocalEngine:
         loss.backward()
 
     def step(self, lr: float) -> float:
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip, error_if_nonfinite=True))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip))
+        if not math.isfinite(norm):
+            # Stepping would spoil every weight; the last checkpoint is still good.
+            raise TrainingError(f"the gradient norm is {norm}; lower the stage's lr or clip, or lengthen its warmup")
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
@@ -79,3 +86,6 @@ class LocalEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state)
+
+
+__all__ = ["Engine", "LocalEngine", "set_trainable"]

@@ -1,7 +1,8 @@
 """Evaluation by generation: held-out questions answered through the same processor and `generate` a user calls.
 
 Exact match after stripping white space. The same questions can be asked with every picture replaced by noise, which
-says how much the answers owe to the pictures, and the majority answer says what guessing would reach.
+says how much the answers owe to the pictures, and the majority answer says what guessing would reach. A question that
+cannot be asked becomes a `Reject`; it never stops the others.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-
 from eagle_data.annotations import Reject, read_annotations
-from eagle_data.images import load_image
+from eagle_data.errors import EagleDataError
 from eagle_data.placeholders import split_placeholders
 from eagle_data.samples import Sample
+from PIL import Image
 
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out question: chat messages up to the first answer, and the true answer."""
+    """A held-out question: chat messages up to the first answer (media by reference), and the true answer.
+
+    `text` is what is asked, without media, for reports; `where` is `file:line`.
+    """
 
     task: str
     where: str
@@ -35,6 +38,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
+    """What the model said to a question."""
+
     question: Question
     text: str
 
@@ -43,9 +48,28 @@ class Answer:
         return self.text.strip() == self.question.truth.strip()
 
 
+@dataclass(frozen=True)
+class Media:
+    """The decoded media of one question: pictures, and clips uint8 `[frames, height, width, 3]` with rate and times."""
+
+    images: tuple[Image.Image, ...]
+    videos: tuple[Any, ...]
+    fps: tuple[float, ...]
+    timestamps: tuple[Sequence[float], ...]
+
+    def as_noise(self, rng: np.random.Generator) -> Media:
+        """The same shapes and times with every pixel drawn uniformly."""
+        images = tuple(
+            Image.fromarray(rng.integers(0, 256, (image.height, image.width, 3), dtype=np.uint8)) for image in self.images
+        )
+        videos = tuple(rng.integers(0, 256, np.shape(video), dtype=np.uint8) for video in self.videos)
+        return Media(images, videos, self.fps, self.timestamps)
+
+
 def read_questions(sets: Mapping[str, Path], root: Path) -> tuple[list[Question], list[Reject]]:
     """Questions of every task, from JSONL in the training schema; the first answer of a conversation is the truth."""
-    questions, rejects = [], []
+    questions: list[Question] = []
+    rejects: list[Reject] = []
     for task, path in sets.items():
         for line in read_annotations(path, dataset=task, root=root):
             if isinstance(line, Reject):
@@ -65,11 +89,12 @@ def _question(task: str, sample: Sample) -> Question:
         for part in split_placeholders(message.text):
             if isinstance(part, str):
                 content.append({"type": "text", "text": part})
-                texts.append(part.strip())
+                if message.role == "user":
+                    texts.append(part.strip())
                 continue
             kind, k = part
             if kind == "image":
-                content.append({"type": "image", "image": load_image(sample.images[k - 1].source)})
+                content.append({"type": "image", "image": sample.images[k - 1].source})
             else:
                 clip = sample.videos[k - 1]
                 item: dict[str, Any] = {"type": "video", "video": clip.path}
@@ -82,6 +107,12 @@ def _question(task: str, sample: Sample) -> Question:
     raise ValueError(f"{sample.where} has no answer to compare with")  # annotations without one are rejected on reading
 
 
+def read_media(processor: Any, question: Question) -> Media:
+    """Decode a question's media as the processor samples them; raises ValueError for what cannot be read or is too short."""
+    images, videos, kwargs = processor.process_vision_info(list(question.messages), return_video_kwargs=True)
+    return Media(tuple(images or ()), tuple(videos or ()), tuple(kwargs.get("fps", ())), tuple(kwargs.get("timestamps", ())))
+
+
 def answer(
     model: Any,
     processor: Any,
@@ -91,35 +122,53 @@ def answer(
     batch: int,
     noise_seed: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
-) -> list[Answer]:
-    """Greedy answers to `questions`, `batch` at a time; with `noise_seed` every picture is uniform noise instead."""
+) -> tuple[list[Answer], list[Reject]]:
+    """Greedy answers to `questions`, `batch` at a time, and rejects for those whose media cannot be read.
+
+    With `noise_seed` every picture is uniform noise instead. `progress` is told how many questions are done.
+    """
     answers: list[Answer] = []
+    rejects: list[Reject] = []
     for start in range(0, len(questions), batch):
-        group = questions[start : start + batch]
         rng = None if noise_seed is None else np.random.default_rng([noise_seed, start])
-        inputs = prompt_inputs(processor, [list(question.messages) for question in group], rng)
-        with torch.inference_mode():
-            generated = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
-        for question, text in zip(group, processor.tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True):
-            answers.append(Answer(question, text))
-        progress(len(answers))
-    return answers
+        group: list[tuple[Question, Media]] = []
+        for question in questions[start : start + batch]:
+            try:
+                media = read_media(processor, question)
+            except ValueError as error:
+                kind = str(getattr(error, "kind", "unreadable media")) if isinstance(error, EagleDataError) else "bad record"
+                rejects.append(Reject(question.task, question.where, str(error), kind))
+                continue
+            group.append((question, media if rng is None else media.as_noise(rng)))
+        if group:
+            inputs = prompt_inputs(processor, group)
+            with torch.inference_mode():
+                generated = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
+            texts = processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
+            answers += [Answer(question, text) for (question, _), text in zip(group, texts, strict=True)]
+        progress(min(start + batch, len(questions)))
+    return answers, rejects
 
 
-def prompt_inputs(processor: Any, conversations: Sequence[list[dict[str, Any]]], noise: np.random.Generator | None = None) -> Any:
-    """Model inputs of several conversations, left-padded to one batch."""
-    texts = [processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) for messages in conversations]
-    images, videos, video_kwargs = processor.process_vision_info(list(conversations), return_video_kwargs=True)
-    if noise is not None:
-        images = images and [_noise(image.size, noise) for image in images]
-        videos = videos and [noise.integers(0, 256, np.asarray(video).shape, dtype=np.uint8) for video in videos]
+def prompt_inputs(processor: Any, group: Sequence[tuple[Question, Media]]) -> Any:
+    """Model inputs of several questions, left-padded to one batch."""
+    texts = [
+        processor.apply_chat_template(list(question.messages), tokenize=False, add_generation_prompt=True)
+        for question, _ in group
+    ]
+    videos = [video for _, media in group for video in media.videos]
     return processor(
-        text=texts, images=images, videos=videos, videos_kwargs=video_kwargs, padding=True, padding_side="left", return_tensors="pt"
+        text=texts,
+        images=[image for _, media in group for image in media.images] or None,
+        videos=videos or None,
+        videos_kwargs={
+            "fps": [fps for _, media in group for fps in media.fps],
+            "timestamps": [times for _, media in group for times in media.timestamps],
+        },
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
     )
-
-
-def _noise(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
 def accuracy(answers: Sequence[Answer]) -> dict[str, float]:
@@ -140,3 +189,16 @@ def majority(questions: Sequence[Question]) -> dict[str, float]:
         right += best
         rates[task] = round(best / truths.total(), 4)
     return {"overall": round(right / max(len(questions), 1), 4), **rates}
+
+
+__all__ = [
+    "Answer",
+    "Media",
+    "Question",
+    "accuracy",
+    "answer",
+    "majority",
+    "prompt_inputs",
+    "read_media",
+    "read_questions",
+]

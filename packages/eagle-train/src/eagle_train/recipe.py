@@ -9,13 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
-
 from eagle_data.dialect import DIALECTS
 from eagle_data.recipe import DatasetEntry
 from eagle_data.strict import Strict
+from pydantic import Field, field_validator, model_validator
+
 from eagle_train.digits import DigitsCorpus
-from eagle_train.tower_pretraining import TowerPretraining
 from eagle_train.toy_model import ToyModel
 
 
@@ -28,12 +27,12 @@ class Data(Strict):
     """
 
     recipe: Path | None = None
-    datasets: dict[str, DatasetEntry] = {}
+    datasets: dict[str, DatasetEntry] = Field(default_factory=dict)
     corpus: DigitsCorpus | None = None
     dialect: str = "released"
-    fps: float = Field(2.0, gt=0)
-    min_frames: int = Field(8, ge=1)
-    max_tiles: int | None = Field(None, ge=1)
+    fps: float = Field(default=2.0, gt=0)
+    min_frames: int = Field(default=8, ge=1)
+    max_tiles: int | None = Field(default=None, ge=1)
     verify: bool = False
 
     @field_validator("dialect")
@@ -66,6 +65,14 @@ class Model(Strict):
         return self
 
 
+class TowerPretraining(Strict):
+    """The toy tower's own pretraining: steps of `batch` freshly drawn digits at peak rate `lr` (linear decay)."""
+
+    steps: int = Field(default=400, ge=0)
+    batch: int = Field(default=64, ge=1)
+    lr: float = Field(default=1.5e-3, gt=0)
+
+
 class Stage(Strict):
     """One stage of training.
 
@@ -78,20 +85,20 @@ class Stage(Strict):
 
     name: str
     context_length: int = Field(ge=16)
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
     datasets: tuple[str, ...] = ()
-    repeat: dict[str, float] = {}
+    repeat: dict[str, float] = Field(default_factory=dict)
     trainable: tuple[str, ...] = ("vision_model", "mlp1", "language_model")
-    packs_per_step: int = Field(1, ge=1)
-    max_tiles_per_pack: int | None = Field(None, ge=1)
-    lr: float = Field(2e-5, gt=0)
-    warmup: float = Field(0.03, ge=0, le=1)
-    lr_floor: float = Field(0.0, ge=0, le=1)
-    weight_decay: float = Field(0.05, ge=0)
+    packs_per_step: int = Field(default=1, ge=1)
+    max_tiles_per_pack: int | None = Field(default=None, ge=1)
+    lr: float = Field(default=2e-5, gt=0)
+    warmup: float = Field(default=0.03, ge=0, le=1)
+    lr_floor: float = Field(default=0.0, ge=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    clip: float = Field(1.0, gt=0)
-    prompt_weight: float = Field(0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    prompt_weight: float = Field(default=0.0, ge=0)
     loss_weighting: Literal["token", "sqrt_sample", "sqrt_turn"] = "sqrt_sample"
 
     @model_validator(mode="after")
@@ -104,8 +111,8 @@ class Stage(Strict):
 class Parallel(Strict):
     """Context parallelism: `cp` ranks share a sequence, `ulysses` of them by heads."""
 
-    cp: int = Field(1, ge=1)
-    ulysses: int = Field(1, ge=1)
+    cp: int = Field(default=1, ge=1)
+    ulysses: int = Field(default=1, ge=1)
 
 
 class Engine(Strict):
@@ -114,31 +121,32 @@ class Engine(Strict):
     kind: Literal["local", "deepspeed"] = "local"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     zero_stage: Literal[0, 1, 2, 3] = 2
     gradient_checkpointing: bool = False
-    prefetch: int = Field(2, ge=0)
+    prefetch: int = Field(default=2, ge=0)
 
 
 class Checkpointing(Strict):
     """A checkpoint every `every_steps` optimiser steps of a stage, and at its end; the newest `keep` are kept."""
 
-    every_steps: int = Field(100, ge=1)
-    keep: int = Field(2, ge=1)
+    every_steps: int = Field(default=100, ge=1)
+    keep: int = Field(default=2, ge=1)
 
 
 class Evaluation(Strict):
     """Held-out questions (JSONL per task) answered by generation; exact match after stripping white space.
 
-    `noise` also answers them with every picture replaced by noise. `pictures` are shown in the report.
+    `root` is joined to relative media paths; without it they lie in the recipe's folder. `noise` also answers the
+    questions with every picture replaced by noise. `pictures` are shown in the report.
     """
 
-    sets: dict[str, Path] = {}
-    root: Path = Path()
-    max_new_tokens: int = Field(16, ge=1)
-    batch: int = Field(32, ge=1)
+    sets: dict[str, Path] = Field(default_factory=dict)
+    root: Path | None = None
+    max_new_tokens: int = Field(default=16, ge=1)
+    batch: int = Field(default=32, ge=1)
     noise: bool = False
-    pictures: int = Field(12, ge=0)
+    pictures: int = Field(default=12, ge=0)
 
 
 class Recipe(Strict):

@@ -1,12 +1,15 @@
 """Recipe files: built-in recipes, `base:` inheritance, `key=value` overrides, and readable errors.
 
 A file may start from another with `base: <built-in name or file beside it>`; mappings are merged key by key, lists
-and values replaced. Overrides address a value by its dotted path, with list items by number: `stages.0.lr=1e-4`.
+and values replaced. Overrides address a value by its dotted path, list items by name or number: `stages.long.lr=1e-4`.
+Relative paths are taken from the folder of the file that holds them, those of an override from the working directory.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from importlib import resources
@@ -16,11 +19,21 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from eagle_train.errors import RecipeError
 from eagle_train.recipe import Recipe
 
+_MODEL = ("model", "path")
+_PATHS = (
+    _MODEL,
+    ("data", "recipe"),
+    ("data", "datasets", "*", "annotation"),
+    ("data", "datasets", "*", "root"),
+    ("evaluation", "root"),
+    ("evaluation", "sets", "*"),
+)
+"""Keys that hold paths; `*` is any name."""
 
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the file, the key and the mend."""
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def builtin_recipes() -> dict[str, str]:
@@ -35,7 +48,8 @@ def builtin_recipes() -> dict[str, str]:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """A built-in recipe by name or a YAML file by path, with overrides applied and everything validated.
 
-    Paths inside a file are taken from the file's folder. Raises RecipeError.
+    Paths come out absolute, so that the recipe means the same in every working directory; those of a built-in recipe
+    are taken from the present one. Raises RecipeError.
     """
     source, values, folder = _read(name_or_path, Path(), ())
     for override in overrides:
@@ -43,17 +57,16 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         if not equals or not key:
             raise RecipeError(f"override {override!r} is not key=value (for example seed=1 or stages.0.lr=1e-4)")
         try:
-            value = yaml.safe_load(text)
+            value = _numbers(yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise RecipeError(f"the value of override {override!r} is not YAML: {error}") from error
-        if isinstance(value, str):
-            value = _number(value)
-        _assign(values, key, value)
+        _assign(values, key, _anchored(value, Path(), tuple(key.split("."))))
+    if folder is not None:
+        _default_roots(values, folder)
     try:
-        recipe = Recipe.model_validate(values)
+        return Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(f"{source}: {describe(error)}") from error
-    return recipe if folder is None else _anchored(recipe, folder)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -73,19 +86,23 @@ def describe(error: ValidationError) -> str:
 
 def _read(name_or_path: str, beside: Path, chain: tuple[str, ...]) -> tuple[str, dict[str, Any], Path | None]:
     """Source name, merged values and folder (None for a built-in) of a recipe."""
-    if name_or_path in chain:
-        raise RecipeError(f"recipes inherit in a circle: {' -> '.join((*chain, name_or_path))}")
     known = builtin_recipes()
     folder: Path | None = None
+    path = beside / name_or_path
+    identity = name_or_path if name_or_path in known else str(path.resolve())
+    if identity in chain:
+        raise RecipeError(f"recipes inherit in a circle: {' -> '.join((*chain, identity))}")
     if name_or_path in known:
-        text = resources.files("eagle_train").joinpath("recipes", f"{name_or_path}.yaml").read_text()
+        text = resources.files("eagle_train").joinpath("recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
     else:
-        path = beside / name_or_path
         if not path.is_file():
             near = difflib.get_close_matches(name_or_path, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"built-in recipes are {', '.join(known)}"
             raise RecipeError(f"there is no recipe {name_or_path!r}: not a file, not built in; {hint}")
-        text, folder = path.read_text(), path.parent
+        try:
+            text, folder = path.read_text(encoding="utf-8"), path.parent
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}") from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -93,10 +110,11 @@ def _read(name_or_path: str, beside: Path, chain: tuple[str, ...]) -> tuple[str,
     if not isinstance(values, dict):
         raise RecipeError(f"{name_or_path} must hold a mapping of recipe keys, not {type(values).__name__}")
     base = values.pop("base", None)
+    values = _anchored(_numbers(values), folder or Path())
     if base is not None:
-        _, inherited, _ = _read(str(base), folder or Path(), (*chain, name_or_path))
+        _, inherited, _ = _read(str(base), folder or Path(), (*chain, identity))
         values = _merge(inherited, values)
-    return name_or_path, _numbers(values), folder
+    return name_or_path, values, folder
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -133,44 +151,54 @@ def _index(place: list[Any], part: str, key: str) -> int:
             return number
     if part.isdigit() and int(part) < len(place):
         return int(part)
-    names = ", ".join(str(item.get("name", number)) if isinstance(item, dict) else str(number) for number, item in enumerate(place))
+    names = ", ".join(
+        str(item.get("name", number)) if isinstance(item, dict) else str(number) for number, item in enumerate(place)
+    )
     raise RecipeError(f"override {key!r}: {part!r} is not an item of the list; its items are {names}")
 
 
-def _number(text: str) -> Any:
-    """`1e-4` is a string to YAML 1.1 (it wants `1.0e-4`) but a number to everyone who writes it."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 def _numbers(value: Any) -> Any:
+    """`1e-4` is a string to YAML 1.1 (it wants `1.0e-4`) but a number to everyone who writes it."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_numbers(item) for item in value]
-    return _number(value) if isinstance(value, str) and value[:1].isdigit() else value
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def _anchored(recipe: Recipe, folder: Path) -> Recipe:
-    """Relative paths of a recipe file, taken from its folder where they exist there."""
+def _anchored(value: Any, folder: Path, at: tuple[str, ...] = ()) -> Any:
+    """`value`, which stands at the key `at`, with the paths in it taken from `folder` and made absolute."""
+    if isinstance(value, dict):
+        return {key: _anchored(item, folder, (*at, str(key))) for key, item in value.items()}
+    if isinstance(value, str) and any(_matches(at, key) for key in _PATHS):
+        return _absolute(value, folder, hub_name=at == _MODEL)
+    return value
 
-    def anchor(path: Path) -> Path:
-        beside = folder / path
-        return beside if beside.exists() else path
 
-    data = recipe.data
-    if data.recipe is not None:
-        data = data.model_copy(update={"recipe": anchor(data.recipe)})
-    datasets = {
-        name: entry.model_copy(update={"annotation": anchor(entry.annotation), "root": anchor(entry.root)})
-        for name, entry in data.datasets.items()
-    }
-    evaluation = recipe.evaluation.model_copy(
-        update={
-            "sets": {task: anchor(path) for task, path in recipe.evaluation.sets.items()},
-            "root": anchor(recipe.evaluation.root),
-        }
-    )
-    return recipe.model_copy(update={"data": data.model_copy(update={"datasets": datasets}), "evaluation": evaluation})
+def _matches(at: tuple[str, ...], key: tuple[str, ...]) -> bool:
+    return len(at) == len(key) and all(part in ("*", own) for own, part in zip(at, key, strict=True))
+
+
+def _absolute(text: str, folder: Path, *, hub_name: bool) -> str:
+    """The path beside the file; else in the working directory, if it is there; a model's name on a hub stays a name."""
+    path = Path(text).expanduser()
+    beside = folder / path
+    for candidate in (beside, path):
+        if candidate.exists():
+            return os.path.abspath(candidate)
+    return text if hub_name else os.path.abspath(beside)
+
+
+def _default_roots(values: dict[str, Any], folder: Path) -> None:
+    """Media without a `root` lie in the recipe's folder."""
+    data, evaluation = values.get("data"), values.get("evaluation")
+    datasets = data.get("datasets") if isinstance(data, dict) else None
+    entries = list(datasets.values()) if isinstance(datasets, dict) else []
+    if isinstance(evaluation, dict) and evaluation.get("sets"):
+        entries.append(evaluation)
+    for entry in entries:
+        if isinstance(entry, dict):
+            entry.setdefault("root", os.path.abspath(folder))
+
+
+__all__ = ["RecipeError", "builtin_recipes", "describe", "dump_recipe", "load_recipe"]

@@ -7,6 +7,7 @@ passed in; nothing is computed here but layout.
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from eagle_train.display import duration
-from eagle_train.evaluation import Answer
+from eagle_train.evaluation import Answer, read_media
+from eagle_train.run_folder import write_whole
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def loss_svg(curves: Sequence[Curve], *, width: int = 860, height: int = 260) ->
         for values_, kind in ((curve.losses, "raw"), (smooth(curve.losses, max(1, len(curve.losses) // 25)), "mean")):
             points = " ".join(f"{x(start + i + 0.5):.1f},{y(value):.1f}" for i, value in enumerate(values_))
             parts.append(f'<polyline class="{kind} c{number % 6}" points="{points}"/>')
-        middle = x(start + len(curve.losses) / 2)
-        parts.append(f'<text x="{middle:.1f}" y="{height - 10}" text-anchor="middle" class="c{number % 6}">{curve.name}</text>')
+        middle, name = x(start + len(curve.losses) / 2), html.escape(curve.name)
+        parts.append(f'<text x="{middle:.1f}" y="{height - 10}" text-anchor="middle" class="c{number % 6}">{name}</text>')
         start += len(curve.losses)
         if start < total:
             parts.append(f'<line class="cut" x1="{x(start):.1f}" x2="{x(start):.1f}" y1="{top}" y2="{height - bottom}"/>')
@@ -86,15 +88,16 @@ def data_uri(picture: Image.Image, *, height: int = 96) -> str:
 
 def show(item: Answer, processor: Any) -> dict[str, Any]:
     """A question as the page shows it: its pictures (frames with their times), the answer and the truth."""
-    pictures = []
-    messages = list(item.question.messages)
-    images, videos, kwargs = processor.process_vision_info(messages, return_video_kwargs=True)
-    for image in images or []:
-        pictures.append({"uri": data_uri(image, height=96 if image.height <= image.width else 160), "caption": f"{image.width} x {image.height}"})
-    for number, video in enumerate(videos or []):
-        frames = list(np.asarray(video)) if isinstance(video, np.ndarray) else list(video)
-        times = kwargs["timestamps"][number]
-        for frame, second in zip(frames, times, strict=True):
+    media = read_media(processor, item.question)
+    pictures = [
+        {
+            "uri": data_uri(image, height=96 if image.height <= image.width else 160),
+            "caption": f"{image.width} x {image.height}",
+        }
+        for image in media.images
+    ]
+    for video, times in zip(media.videos, media.timestamps, strict=True):
+        for frame, second in zip(video, times, strict=True):
             picture = frame if isinstance(frame, Image.Image) else Image.fromarray(np.asarray(frame))
             pictures.append({"uri": data_uri(picture, height=44), "caption": f"{second:.2f} s"})
     return {
@@ -118,15 +121,22 @@ def choose_shown(answers: Sequence[Answer], count: int) -> list[Answer]:
     return shown
 
 
-def write_report(folder: Path, values: dict[str, Any], *, curves: Sequence[Curve], shown: Sequence[dict[str, Any]], next_steps: Sequence[str]) -> None:
+def write_report(
+    folder: Path, values: dict[str, Any], *, curves: Sequence[Curve], shown: Sequence[dict[str, Any]], next_steps: Sequence[str]
+) -> None:
     """Write `report.html`, then `report.json` (whose presence says that the run is finished)."""
-    template = resources.files("eagle_train").joinpath("templates", "report.html.j2").read_text()
+    template = resources.files("eagle_train").joinpath("templates").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["duration"] = duration
     page = environment.from_string(template).render(
-        report=values, curve=loss_svg(curves), shown=shown, next_steps=next_steps, tasks=[t for t in values["accuracy"] if t != "overall"]
+        report=values,
+        curve=loss_svg(curves),
+        shown=shown,
+        next_steps=next_steps,
+        tasks=[t for t in values["accuracy"] if t != "overall"],
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    partial = folder / "report.json.part"
-    partial.write_text(json.dumps(values, indent=1) + "\n")
-    partial.replace(folder / "report.json")
+    write_whole(folder / "report.html", page)
+    write_whole(folder / "report.json", json.dumps(values, indent=1) + "\n")
+
+
+__all__ = ["Curve", "choose_shown", "data_uri", "loss_svg", "show", "smooth", "write_report"]

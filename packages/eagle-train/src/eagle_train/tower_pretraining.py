@@ -11,18 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from eagle_data.strict import Strict
-from pydantic import Field
 
 from eagle_train.digits import CELL, draw_cell, training_pictures
-
-
-class TowerPretraining(Strict):
-    """Steps of `batch` freshly drawn digits at peak rate `lr` (linear decay)."""
-
-    steps: int = Field(400, ge=0)
-    batch: int = Field(64, ge=1)
-    lr: float = Field(1.5e-3, gt=0)
+from eagle_train.recipe import TowerPretraining
 
 
 def pretrain_tower(

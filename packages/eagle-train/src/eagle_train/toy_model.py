@@ -31,7 +31,7 @@ class ToyModel(Strict):
     heads: int = 8
     kv_heads: int = 8
     mlp: int = 256
-    rope_theta: float = 500.0
+    rope_theta: float = 1e6
     initializer_range: float = Field(0.08, gt=0)
     vocabulary: int = Field(1000, ge=300)
     max_position_embeddings: int = 4096
@@ -79,10 +79,10 @@ def training_texts(corpus: Path) -> list[str]:
     return texts + [str(load().DESCR) for load in loaders] * 20
 
 
-def build_toy(config: ToyModel, texts: Iterable[str], folder: Path, *, video_fps: float | None = None) -> None:
+def build_toy(config: ToyModel, texts: Iterable[str], folder: Path) -> None:
     """Write a randomly initialised toy checkpoint (config, weights, tokenizer, processor) to `folder`.
 
-    `video_fps` is the rate at which videos are sampled. The caller seeds torch.
+    The caller seeds torch.
     """
     from eagle_model import (
         Eagle2_5_VLConfig,
@@ -135,8 +135,6 @@ def build_toy(config: ToyModel, texts: Iterable[str], folder: Path, *, video_fps
     image_processor = Eagle2_5_VLImageProcessor(
         size={"height": config.tile_size, "width": config.tile_size}, max_dynamic_tiles=config.max_tiles
     )
-    processor = Eagle2_5_VLProcessor(
-        image_processor=image_processor, tokenizer=tokenizer, tokens_per_tile=config.tokens_per_tile, video_fps=video_fps
-    )
+    processor = Eagle2_5_VLProcessor(image_processor=image_processor, tokenizer=tokenizer, tokens_per_tile=config.tokens_per_tile)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

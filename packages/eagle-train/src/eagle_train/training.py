@@ -7,29 +7,33 @@ normalised over the whole optimiser step: all packs that are accumulated, all ra
 
 from __future__ import annotations
 
+import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-
 from eagle_data.collate import Batch, collate
 from eagle_data.loader import PackLoader
 from eagle_data.torch import to_torch
-from eagle_parallel import Mesh, global_normaliser
-from eagle_train.checkpoints import list_checkpoints, load_state, save_checkpoint
+from eagle_parallel import Mesh, global_normaliser, normalise_loss
+
+from eagle_train.checkpoints import list_checkpoints, load_state, load_weights, save_checkpoint
 from eagle_train.display import Bar, duration
 from eagle_train.engine import Engine, LocalEngine, set_trainable
+from eagle_train.errors import CheckpointError, Interrupted, TrainingError
 from eagle_train.recipe import Recipe, Stage
 from eagle_train.schedule import learning_rate
 
+Phase = Callable[[str, int, int], AbstractContextManager[Bar]]
 
-class Interrupted(Exception):
-    """The user asked the run to stop; a checkpoint has been written."""
+_EMPTY_PACKS = 1000
+"""Packs in a row without one readable sample after which the data, and not a sample, is taken to be broken."""
 
 
 @dataclass
@@ -46,19 +50,19 @@ class StageProgress:
 
 
 def stage_steps(stage: Stage, loader: PackLoader) -> int:
-    """Optimiser steps of a stage; epochs are counted in packs of its first epoch."""
+    """Optimiser steps of a stage; epochs are counted in packs of its first epoch, rounded up so that none is left out."""
     if stage.steps is not None:
         return stage.steps
     assert stage.epochs is not None  # a stage has one of the two
-    packs = len(loader.epoch_packs(0))
-    return max(1, round(stage.epochs * packs / (stage.packs_per_step * loader.world)))
+    packs = stage.epochs * len(loader.epoch_packs(0))
+    return max(1, math.ceil(packs / (stage.packs_per_step * loader.world) - 1e-9))
 
 
 class Trainer:
     """Runs the stages of `recipe` on `model`, which it trains in place.
 
-    `make_loader(number)` gives the data of stage `number`, counted over pretraining and stages. `writer` is a
-    TensorBoard writer factory, called with the step from which on its events are still to come.
+    `make_loader(number)` gives the data of stage `number`, counted over pretraining and stages; `data_digest` names
+    the state of that data, so that a resumed run can notice a change. `on_checkpoint` is called after each one.
     """
 
     def __init__(
@@ -70,7 +74,9 @@ class Trainer:
         tile_size: int,
         mesh: Mesh,
         device: torch.device,
-        folder: Path,
+        checkpoints: Path,
+        events: Path,
+        data_digest: str = "",
         on_checkpoint: Callable[[], object] = lambda: None,
     ):
         self.recipe = recipe
@@ -78,26 +84,43 @@ class Trainer:
         self.stages: Sequence[Stage] = (*recipe.pretraining, *recipe.stages)
         self.progress = [StageProgress() for _ in self.stages]
         self.global_step = 0
+        self.data_changed = False
         self._make_loader = make_loader
         self._tile_size = tile_size
         self._mesh = mesh
         self._device = device
-        self._folder = folder
+        self._checkpoints = checkpoints
+        self._events = events
+        self._data_digest = data_digest
         self._on_checkpoint = on_checkpoint
         self._stop = False
         self._resume: dict[str, Any] | None = None
+        self._unused = tuple(model.unused_parameter_names())
+
+    def check(self) -> None:
+        """Raise RecipeError now, and not hours later, for a stage that names modules the model does not have."""
+        for stage in self.stages:
+            set_trainable(self.model, stage.trainable, unused=self._unused)
 
     def resume(self) -> bool:
-        """Load the newest checkpoint, if there is one, and say whether there was."""
-        found = list_checkpoints(self._folder / "checkpoints")
+        """Load the newest checkpoint, if there is one, and say whether there was.
+
+        Raises CheckpointError where it is damaged or was written by another recipe.
+        """
+        found = list_checkpoints(self._checkpoints)
         if not found:
             return False
-        from safetensors.torch import load_model
-
-        load_model(self.model, found[-1] / "model.safetensors", strict=False)
         state = load_state(found[-1])
+        names = [stage.name for stage in self.stages]
+        if state.get("stages") != names or state.get("seed") != self.recipe.seed:
+            raise CheckpointError(
+                f"{found[-1]} was written by another recipe (stages {state.get('stages')}, seed {state.get('seed')}), not by "
+                f"this one ({names}, seed {self.recipe.seed}); move it away, or start over with --fresh"
+            )
+        load_weights(found[-1], self.model)
         self.progress = [StageProgress(**values) for values in state["progress"]]
         self.global_step = state["global_step"]
+        self.data_changed = state["data"] != self._data_digest
         self._resume = state
         return True
 
@@ -106,23 +129,24 @@ class Trainer:
         """Number of the stage that is under way or next; the number of stages when all are done."""
         return self._resume["stage"] if self._resume else 0
 
-    def run(self, phase: Callable[[str, int, int], Any]) -> None:
+    def run(self, phase: Phase) -> None:
         """Train every stage that is not done. `phase(title, total, done)` gives a context with a `Bar`.
 
-        Raises Interrupted after SIGINT or SIGTERM, once the step under way is done and saved.
+        Raises Interrupted after SIGINT or SIGTERM, once the step under way is done and saved; TrainingError where the
+        data cannot be loaded or gradients are not finite.
         """
         from torch.utils.tensorboard import SummaryWriter
 
         purge = self.global_step + 1 if self._resume else None
-        with SummaryWriter(str(self._folder / "events"), purge_step=purge) as events, self._signals():
+        with SummaryWriter(str(self._events), purge_step=purge) as events, self._signals():
             for number in range(self.position, len(self.stages)):
                 self._run_stage(number, events, phase)
                 self._resume = None
 
-    def _run_stage(self, number: int, events: Any, phase: Callable[[str, int, int], Any]) -> None:
+    def _run_stage(self, number: int, events: Any, phase: Phase) -> None:
         stage, progress = self.stages[number], self.progress[number]
         loader = self._make_loader(number)
-        engine: Engine = LocalEngine(set_trainable(self.model, stage.trainable), stage)
+        engine: Engine = LocalEngine(set_trainable(self.model, stage.trainable, unused=self._unused), stage)
         if self._resume is not None and self._resume["loader"] is not None:
             loader.load_state_dict(self._resume["loader"])
             engine.load_state_dict(self._resume["engine"])
@@ -134,23 +158,22 @@ class Trainer:
             while progress.steps < total:
                 batches = [self._next_batch(packs, stage, progress) for _ in range(stage.packs_per_step)]
                 lr = learning_rate(progress.steps, steps=total, peak=stage.lr, warmup=stage.warmup, floor=stage.lr_floor)
-                loss, norm = self._step(engine, batches, lr)
+                loss, norm = self._step(engine, batches, lr, stage)
                 progress.steps += 1
                 progress.losses.append(loss)
                 self.global_step += 1
                 rate = meter.add(sum(batch.tokens for batch in batches))
                 for name, value in (("loss", loss), ("lr", lr), ("grad_norm", norm), ("tokens_per_second", rate)):
                     events.add_scalar(f"{stage.name}/{name}", value, self.global_step)
-                self._show(bar, stage, progress, total, loss, rate)
-                if progress.steps % self.recipe.checkpoints.every_steps == 0 and progress.steps < total:
-                    self._save(number, loader, engine, events)
+                bar.update(progress.steps, f"loss {loss:.3f}  {rate:,.0f} tokens/s  {self._left(number, total, rate)} left")
+                finished = progress.steps == total
+                if finished or self._stop or progress.steps % self.recipe.checkpoints.every_steps == 0:
+                    self._save(number + finished, loader, engine, events, finished=finished)
                 if self._stop:
-                    self._save(number + (progress.steps == total), loader, engine, events, done=progress.steps == total)
                     raise Interrupted
-        self._save(number + 1, loader, engine, events, done=True)
 
     def _next_batch(self, packs: Iterator[Any], stage: Stage, progress: StageProgress) -> Batch:
-        for _ in range(1000):
+        for _ in range(_EMPTY_PACKS):
             pack = next(packs)
             progress.packs += 1
             progress.failures.extend(failure for failure in pack.failures if failure not in progress.failures)
@@ -166,43 +189,61 @@ class Trainer:
                 progress.samples += len(pack.samples)
                 return batch
         where, reason = progress.failures[-1]
-        raise RuntimeError(f"1000 packs in a row held no sample that could be loaded; the last was {where}: {reason}")
+        raise TrainingError(
+            f"stage {stage.name!r}: {_EMPTY_PACKS} packs in a row held no sample that could be loaded; "
+            f"the last was {where}: {reason}"
+        )
 
-    def _step(self, engine: Engine, batches: Sequence[Batch], lr: float) -> tuple[float, float]:
+    def _step(self, engine: Engine, batches: Sequence[Batch], lr: float, stage: Stage) -> tuple[float, float]:
         """One optimiser step over `batches`; returns the loss (mean over the step's weights) and the gradient norm."""
-        normaliser = global_normaliser(float(sum(batch.loss_weight.sum(dtype="float64") for batch in batches)), self._mesh)
+        # Each step draws from a generator of its own (dropout), so that a resumed run draws the same.
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
+        sums = [float(batch.loss_weight.sum(dtype="float64")) for batch in batches]
+        normaliser = global_normaliser(sums, self._mesh, group="dp")
         total = 0.0
         for batch in batches:
             inputs = to_torch(batch, self._device)
             inputs.pop("labels")
             if not len(batch.pixel_values):
                 inputs["pixel_values"] = inputs["image_flags"] = None
-            loss = self.model(**inputs, use_cache=False).loss / normaliser
+            loss = normalise_loss(self.model(**inputs, use_cache=False).loss, normaliser, averaged_over=self._mesh.world)
             engine.backward(loss)
             total += float(loss.detach())
-        return total, engine.step(lr)
+        try:
+            return total, engine.step(lr)
+        except TrainingError as error:
+            raise TrainingError(f"stage {stage.name!r}, step {self.global_step + 1}, loss {total:.4g}: {error}") from error
 
-    def _show(self, bar: Bar, stage: Stage, progress: StageProgress, total: int, loss: float, rate: float) -> None:
-        left = (total - progress.steps) * progress.tokens / progress.steps
-        later = self.stages[self.stages.index(stage) + 1 :]
-        left += sum((other.steps or 0) * other.packs_per_step * other.context_length for other in later)
-        bar.update(progress.steps, f"loss {loss:.3f}  {rate:,.0f} tokens/s  {duration(left / max(rate, 1e-9))} left")
+    def _left(self, number: int, total: int, rate: float) -> str:
+        """Time that the stages still need; a lower bound where a later one is counted in epochs of data not yet seen."""
+        progress, later = self.progress[number], self.stages[number + 1 :]
+        tokens = (total - progress.steps) * progress.tokens / progress.steps
+        tokens += sum((stage.steps or 0) * stage.packs_per_step * stage.context_length for stage in later)
+        more = "over " if any(stage.steps is None for stage in later) else ""
+        return more + duration(tokens / max(rate, 1e-9))
 
-    def _save(self, stage: int, loader: PackLoader, engine: Engine, events: Any, *, done: bool = False) -> None:
+    def _save(self, stage: int, loader: PackLoader, engine: Engine, events: Any, *, finished: bool) -> None:
+        """Write a checkpoint; `stage` is the one to go on with, which starts anew where the last is `finished`."""
         state = {
+            "stages": [stage.name for stage in self.stages],
+            "seed": self.recipe.seed,
+            "data": self._data_digest,
             "stage": stage,
             "global_step": self.global_step,
             "progress": [asdict(progress) for progress in self.progress],
-            "loader": None if done else loader.state_dict(),
-            "engine": None if done else engine.state_dict(),
+            "loader": None if finished else loader.state_dict(),
+            "engine": None if finished else engine.state_dict(),
         }
         events.flush()
-        save_checkpoint(self._folder / "checkpoints", self.global_step, self.model, state, keep=self.recipe.checkpoints.keep)
+        save_checkpoint(self._checkpoints, self.global_step, self.model, state, keep=self.recipe.checkpoints.keep)
         self._on_checkpoint()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGINT and SIGTERM ask for a stop after the step; a second SIGINT stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python delivers signals to the main thread alone, whose owner then decides what they mean.
+            return
 
         def ask(number: int, frame: Any) -> None:
             if self._stop and number == signal.SIGINT:
@@ -228,3 +269,6 @@ class _Meter:
         self._marks = [*self._marks[-19:], (now, self._marks[-1][1] + tokens)]
         (start, before), (end, after) = self._marks[0], self._marks[-1]
         return (after - before) / max(end - start, 1e-9)
+
+
+__all__ = ["StageProgress", "Trainer", "stage_steps"]

@@ -1,0 +1,73 @@
+"""What can be said against a recipe before anything is written: parts that are missing here, and parts not built yet.
+
+All problems are reported at once. Whether a recipe is well formed at all is `eagle_train.recipe`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from eagle_train.errors import RecipeError
+from eagle_train.recipe import Recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Raise RecipeError that lists everything this machine or this version cannot give."""
+    problems = [*_missing_files(recipe), *_not_built(recipe), *_device(recipe)]
+    if problems:
+        raise RecipeError(f"recipe {recipe.name!r} cannot run:\n  " + "\n  ".join(problems))
+
+
+def _missing_files(recipe: Recipe) -> Iterator[str]:
+    data = recipe.data
+    if data.recipe is not None and not data.recipe.is_file():
+        yield (
+            f"data.recipe: there is no file {data.recipe}; name your data recipe with data.recipe=FILE "
+            '(JSON: {"my-set": {"annotation": "train.jsonl", "root": "media"}})'
+        )
+    for name, entry in data.datasets.items():
+        if not entry.annotation.is_file():
+            yield f"data.datasets.{name}.annotation: there is no file {entry.annotation}; correct the path"
+    if data.datasets:
+        for stage in (*recipe.pretraining, *recipe.stages):
+            for name in dict.fromkeys((*stage.datasets, *stage.repeat)):
+                if name not in data.datasets:
+                    yield f"stage {stage.name!r}: there is no dataset {name!r}; the data has {', '.join(data.datasets)}"
+    for task, path in recipe.evaluation.sets.items():
+        if task == "overall":
+            yield "evaluation.sets: 'overall' is the name of the total; call the set something else"
+        if not path.is_file():
+            yield f"evaluation.sets.{task}: there is no file {path}; correct the path, or leave the set out"
+    path = recipe.model.path
+    if path is not None and not Path(path).is_dir() and (path.count("/") != 1 or path.startswith((".", "~", "/"))):
+        yield f"model.path: {path} is no checkpoint folder (and not of the form owner/name, which a model hub would know)"
+
+
+def _not_built(recipe: Recipe) -> Iterator[str]:
+    if recipe.engine.kind == "deepspeed":
+        yield (
+            "engine.kind: the DeepSpeed engine is not built yet; use engine.kind=local "
+            "(one process; model, gradients and optimiser state must fit one device)"
+        )
+    for name, size in (("cp", recipe.parallel.cp), ("ulysses", recipe.parallel.ulysses)):
+        if size > 1:
+            yield (
+                f"parallel.{name}: training over {size} context-parallel ranks is not built yet; use parallel.{name}=1 "
+                "and a context_length that fits one device"
+            )
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world not in ("", "1"):
+        yield f"WORLD_SIZE is {world}, but training is one process today; start eagle-train itself, not through torchrun"
+
+
+def _device(recipe: Recipe) -> Iterator[str]:
+    if recipe.engine.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            yield "engine.device: there is no CUDA device here; use engine.device=cpu (or auto), or a machine that has one"
+
+
+__all__ = ["check"]
