@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-ORDER = ("Concepts", "How to", "Reference", "Decisions")
+ORDER = ("Concepts", "How to", "Results", "Reference", "Decisions")
 
 
 def on_nav(nav: Any, **_: Any) -> Any:

@@ -48,7 +48,9 @@ def loss_svg(curves: Sequence[Curve], *, width: int = 860, height: int = 260) ->
     values = [loss for curve in curves for loss in curve.losses if loss > 0]
     if total < 2 or not values:
         return ""
-    low, high = np.log10(min(values)), np.log10(max(values))
+    # Below a thousandth of the highest loss nothing is to be seen but noise: such values lie on the lower edge.
+    high = np.log10(max(values))
+    low = max(np.log10(min(values)), high - 3)
     high = max(high, low + 1e-6)
 
     def x(step: float) -> float:
@@ -71,7 +73,10 @@ def loss_svg(curves: Sequence[Curve], *, width: int = 860, height: int = 260) ->
             points = " ".join(f"{x(start + i + 0.5):.1f},{y(value):.1f}" for i, value in enumerate(values_))
             parts.append(f'<polyline class="{kind} c{number % 6}" points="{points}"/>')
         middle, name = x(start + len(curve.losses) / 2), html.escape(curve.name)
-        parts.append(f'<text x="{middle:.1f}" y="{height - 10}" text-anchor="middle" class="c{number % 6}">{name}</text>')
+        if x(len(curve.losses)) - x(0) >= 7 * len(curve.name):  # a name wider than its stage would run into the next
+            parts.append(
+                f'<text x="{middle:.1f}" y="{height - 10}" text-anchor="middle" class="c{number % 6}">{name}</text>'
+            )
         start += len(curve.losses)
         if start < total:
             parts.append(f'<line class="cut" x1="{x(start):.1f}" x2="{x(start):.1f}" y1="{top}" y2="{height - bottom}"/>')

@@ -19,7 +19,8 @@ import torch
 
 from eagle_train.display import Bar
 from eagle_train.errors import RecipeError
-from eagle_train.recipe import Recipe, ToyModel
+from eagle_train.recipe import Recipe
+from eagle_train.toy_model import ToyModel
 
 _RELEASED_FPS = 2.0
 """The rate that a processor without one of its own means."""
@@ -86,8 +87,6 @@ def load_start(recipe: Recipe, path: str, device: torch.device) -> tuple[Any, An
         raise RecipeError(
             f"model.path: {path} cannot be loaded ({reason}); give the folder of an Eagle 2.5 checkpoint"
         ) from error
-    if recipe.data.fps != (processor.video_fps or 2.0):
-        processor.video_fps = recipe.data.fps  # saved with the model, so that every later use samples alike
     # Saved with the final checkpoint, so that every later use samples videos as training did.
     processor.video_fps = None if recipe.data.fps == _RELEASED_FPS else recipe.data.fps
     if recipe.model.kernels:

@@ -146,7 +146,10 @@ class Trainer:
     def _run_stage(self, number: int, events: Any, phase: Phase) -> None:
         stage, progress = self.stages[number], self.progress[number]
         loader = self._make_loader(number)
-        engine: Engine = LocalEngine(set_trainable(self.model, stage.trainable, unused=self._unused), stage)
+        trained = set_trainable(self.model, stage.trainable, unused=self._unused)
+        engine: Engine = LocalEngine(trained, stage)
+        # A pack without pictures reaches a tower or connector that is trained alone through a dummy tile, or not at all.
+        dummy_tile = not any(name.startswith("language_model.") for name, _ in trained)
         if self._resume is not None and self._resume["loader"] is not None:
             loader.load_state_dict(self._resume["loader"])
             engine.load_state_dict(self._resume["engine"])
@@ -156,7 +159,7 @@ class Trainer:
         meter = _Meter()
         with phase(f"{stage.name} ({stage.context_length} tokens)", total, progress.steps) as bar:
             while progress.steps < total:
-                batches = [self._next_batch(packs, stage, progress) for _ in range(stage.packs_per_step)]
+                batches = [self._next_batch(packs, stage, progress, dummy_tile) for _ in range(stage.packs_per_step)]
                 lr = learning_rate(progress.steps, steps=total, peak=stage.lr, warmup=stage.warmup, floor=stage.lr_floor)
                 loss, norm = self._step(engine, batches, lr, stage)
                 progress.steps += 1
@@ -172,7 +175,7 @@ class Trainer:
                 if self._stop:
                     raise Interrupted
 
-    def _next_batch(self, packs: Iterator[Any], stage: Stage, progress: StageProgress) -> Batch:
+    def _next_batch(self, packs: Iterator[Any], stage: Stage, progress: StageProgress, dummy_tile: bool) -> Batch:
         for _ in range(_EMPTY_PACKS):
             pack = next(packs)
             progress.packs += 1
@@ -183,6 +186,7 @@ class Trainer:
                     tile_size=self._tile_size,
                     weighting=stage.loss_weighting,
                     prompt_weight=stage.prompt_weight,
+                    dummy_tile=dummy_tile,
                 )
                 progress.tokens += batch.tokens
                 progress.supervised += len(batch.loss_rows)
