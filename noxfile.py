@@ -68,8 +68,13 @@ def uv_env() -> dict[str, str]:
 
 
 def pytest_env() -> dict[str, str]:
-    """Two threads, which the tests' minutes are counted with (toy shapes run slower on many), and no way to a model hub."""
-    wanted = {"OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    """Two threads that do not spin (toy shapes run slower on many, spinning ones on a busy machine), and no model hub."""
+    wanted = {
+        "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 

@@ -29,6 +29,7 @@ TOY = ToyModel(
     kv_heads=2,
     mlp=64,
     vocabulary=400,
+    initializer_range=0.08,
 )
 
 

@@ -100,10 +100,12 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_mend(tmp_path: Path, 
         load_weights(checkpoint, model)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "trainer.pt"])
-def test_a_damaged_file_is_named(tmp_path: Path, name: str):
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [("model.safetensors", lambda folder: load_weights(folder, Small())), ("trainer.pt", load_state)],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, load: Callable[[Path], Any]):
     checkpoint = save_checkpoint(tmp_path, 1, Small(), {"a": 1}, keep=1)
     (checkpoint / name).write_bytes((checkpoint / name).read_bytes()[:20])
     with pytest.raises(CheckpointError, match=r"step-000001.*cannot be read.*remove this checkpoint"):
-        load_weights(checkpoint, Small())
-        load_state(checkpoint)
+        load(checkpoint)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from eagle_data.annotations import Reject, read_annotations
@@ -17,6 +18,7 @@ from eagle_data.recipe import load_data_recipe
 from eagle_data.samples import Sample
 from eagle_data.video import open_video
 from eagle_train.digits import CELL, TASKS, DigitsCorpus, build_corpus, draw_cell, load_digits, training_pictures
+from PIL import Image
 
 COUNTS = {name: 12 for name, field in DigitsCorpus.model_fields.items() if field.default >= 100}
 
@@ -46,7 +48,7 @@ def turns(sample: Sample) -> list[tuple[str, str]]:
 
 
 def everything(folder: Path) -> dict[str, str]:
-    """Every file by its relative path and content; an LMDB store by its values, as its pages carry garbage."""
+    """Every file by its relative path and content, but for LMDB stores, whose pages are not written in full."""
     files = {}
     for path in sorted(item for item in folder.rglob("*") if item.is_file() and ".lmdb" not in str(item)):
         files[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -56,8 +58,7 @@ def everything(folder: Path) -> dict[str, str]:
 def test_the_same_seed_writes_the_same_files_and_another_seed_others(corpus: Path, tmp_path: Path):
     again, other = everything(build(tmp_path / "again")), everything(build(tmp_path / "other", seed=4))
     assert everything(corpus) == again
-    assert again.keys() == other.keys()
-    same = {name for name in again if again[name] == other[name]}
+    same = {name for name in again.keys() & other.keys() if again[name] == other[name]}
     assert {Path(name).name for name in same} <= {"recipe.json"}
 
 
@@ -93,8 +94,6 @@ def test_the_media_are_real_files_in_the_public_formats(corpus: Path):
                 seen[kind] = seen.get(kind, 0) + 1
                 assert load_image(image.source).mode == "RGB"
             for video in sample.videos:
-                import av
-
                 with av.open(video.path) as container:
                     codec = container.streams.video[0].codec_context.name
                     assert "mp4" in container.format.name
@@ -131,8 +130,6 @@ def ink(cell: np.ndarray) -> np.ndarray:
     dark = np.clip(dark - np.median(dark) - 25, 0, None)
     rows, columns = np.nonzero(dark > dark.max() * 0.25)
     cut = dark[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    from PIL import Image
-
     small = np.asarray(Image.fromarray(cut.astype(np.float32)).resize((8, 8)), dtype=np.float64)
     return small / np.linalg.norm(small)
 

@@ -60,7 +60,9 @@ def test_a_question_is_the_conversation_up_to_its_first_answer(write_lines: Call
     assert rejects == []
     assert [(q.task, q.text, q.truth) for q in questions] == [("t", "Colour?", "Red.")]
     assert [message["role"] for message in questions[0].messages] == ["system", "user"]
-    prompt = processor.tokenizer.decode(prompt_inputs(processor, [(questions[0], read_media(processor, questions[0]))])["input_ids"][0])
+    prompt = processor.tokenizer.decode(
+        prompt_inputs(processor, [(questions[0], read_media(processor, questions[0]))])["input_ids"][0]
+    )
     assert "Be brief." in prompt
     assert "Red." not in prompt
     assert prompt.endswith("<|im_start|>assistant\n")
@@ -78,7 +80,7 @@ def test_clips_and_lmdb_pictures_are_read_as_the_line_says(
     picture, clip = (read_media(processor, q) for q in questions)
     assert picture.images[0].getpixel((5, 5)) == (255, 0, 0)
     assert clip.images == ()
-    assert 1 <= min(clip.timestamps[0])
+    assert min(clip.timestamps[0]) >= 1
     assert max(clip.timestamps[0]) < 3
 
 

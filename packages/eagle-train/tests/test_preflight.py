@@ -41,7 +41,7 @@ def test_finetuning_without_data_says_which_file_to_name(tmp_path: Path, monkeyp
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(RecipeError, match="no CUDA device here; use engine.device=cpu"):
+    with pytest.raises(RecipeError, match=r"no CUDA device here; use engine\.device=cpu"):
         check(load_recipe("quickstart", ["engine.device=cuda"]))
 
 

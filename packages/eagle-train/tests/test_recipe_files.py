@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from eagle_train.recipe_files import RecipeError, builtin_recipes, dump_recipe, load_recipe
 
 
@@ -80,13 +79,17 @@ def test_paths_in_a_file_are_taken_from_its_folder(tmp_path: Path):
     assert load_recipe(write(tmp_path, text)).data.recipe == tmp_path / "data.json"
 
 
+STAGE = "stages: [{name: s, context_length: 64, steps: 1}]\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: m\ndata: {}\nmodel: {path: x}\nstages: [{name: s, context_length: 64, steps: 1}]\n", "exactly one of recipe, datasets or corpus"),
-        ("name: m\ndata: {recipe: r}\nmodel: {}\nstages: [{name: s, context_length: 64, steps: 1}]\n", "exactly one of path"),
-        ("name: m\ndata: {recipe: r}\nmodel: {path: x}\nstages: [{name: s, context_length: 64}]\n", "exactly one of steps or epochs"),
+        (f"name: m\ndata: {{}}\nmodel: {{path: x}}\n{STAGE}", "exactly one of recipe, datasets or corpus"),
+        (f"name: m\ndata: {{recipe: r}}\nmodel: {{}}\n{STAGE}", "exactly one of path"),
+        ("name: m\ndata: {recipe: r}\nmodel: {path: x}\nstages: [{name: s, context_length: 64}]\n", "exactly one of steps"),
         ("name: m\ndata: {recipe: r}\nmodel: {path: x}\nstages: []\n", "stages"),
+        (f"name: m\ndata: {{recipe: r}}\nmodel: {{path: x}}\ntower_pretraining: {{}}\n{STAGE}", "for a toy model only"),
         ("- a\n- b\n", "must hold a mapping"),
         ("name: [\n", "is not YAML"),
     ],
@@ -94,3 +97,54 @@ def test_paths_in_a_file_are_taken_from_its_folder(tmp_path: Path):
 def test_a_recipe_that_says_too_little_or_too_much_is_refused(text: str, message: str, tmp_path: Path):
     with pytest.raises(RecipeError, match=message):
         load_recipe(write(tmp_path, text))
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot be read as UTF-8"):
+        load_recipe(str(tmp_path / "mine.yaml"))
+
+
+def test_numbers_with_a_bare_exponent_are_numbers_and_names_that_start_with_a_digit_stay_names(tmp_path: Path):
+    text = "name: 2024-run\ndata: {recipe: 7.json}\nmodel: {path: 3d/model}\n"
+    recipe = load_recipe(write(tmp_path, text + "stages: [{name: 32k, context_length: 64, steps: 1, lr: 1e-4, clip: 5E-1}]\n"))
+    assert (recipe.name, recipe.model.path, recipe.stages[0].name) == ("2024-run", "3d/model", "32k")
+    assert (recipe.stages[0].lr, recipe.stages[0].clip) == (1e-4, 0.5)
+
+
+def test_every_path_of_a_file_is_taken_from_its_folder_and_of_an_override_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own, here = tmp_path / "own", tmp_path / "here"
+    (own / "start").mkdir(parents=True)
+    (here / "start").mkdir(parents=True)
+    text = "name: m\ndata: {datasets: {a: {annotation: a.jsonl, root: media}, b: {annotation: b.jsonl}}}\n"
+    text += f"model: {{path: start}}\nevaluation: {{sets: {{t: t.jsonl}}}}\n{STAGE}"
+    path = write(own, text)
+    monkeypatch.chdir(here)
+    recipe = load_recipe(path)
+    assert recipe.data.datasets["a"].annotation == own / "a.jsonl"
+    assert recipe.data.datasets["a"].root == own / "media"
+    assert recipe.data.datasets["b"].root == own
+    assert recipe.model.path == str(own / "start")
+    assert (recipe.evaluation.sets["t"], recipe.evaluation.root) == (own / "t.jsonl", own)
+    recipe = load_recipe(path, ["model.path=start", "data.datasets.a.annotation=c.jsonl", "evaluation.sets={u: u.jsonl}"])
+    assert recipe.model.path == str(here / "start")
+    assert recipe.data.datasets["a"].annotation == here / "c.jsonl"
+    assert recipe.evaluation.sets == {"u": here / "u.jsonl"}
+
+
+def test_paths_of_a_base_recipe_are_taken_from_its_own_folder(tmp_path: Path):
+    (tmp_path / "base").mkdir()
+    text = "name: m\ndata: {datasets: {a: {annotation: a.jsonl, root: media}}}\nmodel: {path: nvidia/Eagle-2.5-8B}\n"
+    write(tmp_path / "base", text + STAGE)
+    recipe = load_recipe(write(tmp_path, "base: base/mine.yaml\ndata: {datasets: {a: {annotation: mine.jsonl}}}\n"))
+    assert recipe.data.datasets["a"].annotation == tmp_path / "mine.jsonl"
+    assert recipe.data.datasets["a"].root == tmp_path / "base" / "media"
+    assert recipe.model.path == "nvidia/Eagle-2.5-8B"
+
+
+def test_recipes_of_the_same_name_in_two_folders_are_no_circle(tmp_path: Path):
+    (tmp_path / "base").mkdir()
+    write(tmp_path / "base", "base: quickstart\nseed: 4\n")
+    assert load_recipe(write(tmp_path, "base: base/mine.yaml\nname: mine\n")).seed == 4

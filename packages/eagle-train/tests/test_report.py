@@ -21,7 +21,8 @@ from PIL import Image
 
 def answers(task: str, count: int, right: int) -> list[Answer]:
     return [
-        Answer(Question(task, f"{task}:{i}", (), f"{task} question {i}", "yes"), "yes" if i < right else "no") for i in range(count)
+        Answer(Question(task, f"{task}:{i}", (), f"{task} question {i}", "yes"), "yes" if i < right else "no")
+        for i in range(count)
     ]
 
 
@@ -144,7 +145,9 @@ def written(folder: Path, **changes: Any) -> str:
 def test_the_page_holds_every_figure_of_the_values(tmp_path: Path):
     page = written(tmp_path)
     text = re.sub(r"<style>.*?</style>|<svg.*?</svg>|<[^>]+>", " ", page, flags=re.S)
-    figures = "a &lt;run&gt;|described &amp; done|3 min 07 s|1.23 GiB|1,234,567|41|81.2 %|70.3 %|10.1 %|9.9 %|13.1 %|12.1 %|150|149"
+    figures = (
+        "a &lt;run&gt;|described &amp; done|3 min 07 s|1.23 GiB|1,234,567|41|81.2 %|70.3 %|10.1 %|9.9 %|13.1 %|12.1 %|150|149"
+    )
     figures += "|768|19|98,765|543|2.111|1.222|1.333|0.444|4,321 read|4,300 trained|17 with fewer|21 rejected"
     figures += "|train.jsonl:3|the line is not &lt;JSON&gt;|held_out.jsonl:9|Which?|&lt;4&gt;|truth: 5|chat --now|a note"
     missing = [figure for figure in figures.split("|") if not re.search(rf"(?<![\d.,]){re.escape(figure)}(?!\d|,\d)", text)]

@@ -1,9 +1,9 @@
 import math
-
-from hypothesis import given
-from hypothesis import strategies as st
+from itertools import pairwise
 
 from eagle_train.schedule import learning_rate
+from hypothesis import given
+from hypothesis import strategies as st
 
 SHAPES = st.tuples(st.integers(1, 500), st.floats(0, 1), st.floats(0, 1))
 
@@ -21,8 +21,8 @@ def test_the_rate_rises_during_warm_up_and_falls_afterwards(shape: tuple[int, fl
     steps, warmup, floor = shape
     rates = [learning_rate(step, steps=steps, peak=1.0, warmup=warmup, floor=floor) for step in range(steps)]
     rising = max(1, round(warmup * steps))
-    assert all(a < b for a, b in zip(rates[: rising - 1], rates[1:rising], strict=False))
-    assert all(a >= b - 1e-12 for a, b in zip(rates[rising:], rates[rising + 1 :], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:rising]))
+    assert all(a >= b - 1e-12 for a, b in pairwise(rates[rising:]))
 
 
 def test_half_way_through_the_cosine_the_rate_is_the_mean_of_peak_and_floor():

@@ -249,7 +249,9 @@ def test_data_of_which_nothing_can_be_loaded_stops_the_run_with_an_example(tmp_p
 
 def test_a_stage_into_which_no_sample_fits_is_refused_with_a_reason(bench: Bench):
     recipe = bench.recipe({"context_length": 16})
-    with pytest.raises(RecipeError, match=r"stage 'stage-0': no prepared sample fits context_length 16.*The first: .*train.jsonl:1"):
+    with pytest.raises(
+        RecipeError, match=r"stage 'stage-0': no prepared sample fits context_length 16.*The first: .*train.jsonl:1"
+    ):
         bench.data(recipe).loader(0)
 
 
