@@ -78,8 +78,8 @@ def test_bad_samples_are_counted_with_file_line_and_reason_and_every_good_one_is
         assert part in found[line]["reason"]
     assert report["questions"] == {"overall": 1, "colour": 1}
     assert [reject["where"] for reject in report["questions_rejected"]] == ["../asked.jsonl:2"]
-    assert "6 samples were rejected" in output
-    assert "1 held-out questions were rejected" in output
+    assert "Rejected samples: 6." in output
+    assert "Rejected held-out questions: 1." in output
     assert str(folder) not in text
     page = (folder / "run" / "report.html").read_text()
     assert all(f"train.jsonl:{line}" in page for line in REASONS)

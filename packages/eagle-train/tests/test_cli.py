@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,23 @@ def test_recipes_are_read_and_refused_without_loading_torch(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+
+
+def test_the_smoke_recipe_goes_the_whole_path_from_any_directory(tmp_path: Path):
+    """What continuous integration runs of the quick start: its recipe with fewer samples and steps, through the command."""
+    place = tmp_path / "some where"
+    place.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "eagle_train.cli", "run", "smoke"],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((place / "runs" / "smoke" / "report.json").read_text())
+    recipe = load_recipe("smoke")
+    assert [stage["steps"] for stage in report["stages"]] == [stage.steps for stage in recipe.stages]
+    assert report["stages"][-1]["loss_last"] < report["pretraining"][1]["loss_first"]
+    assert done.stderr == "", "nothing of other libraries may come between our own lines"

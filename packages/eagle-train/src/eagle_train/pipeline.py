@@ -172,7 +172,7 @@ class Run:
             (len(report["questions_rejected"]), "held-out questions"),
         ):
             if count:
-                say(f"[yellow]{count} {what} were rejected; the report says where and why[/]")
+                say(f"[yellow]Rejected {what}: {count}. The report says where and why.[/]")
         page = escape(str(self.folder.report_html))
         say(f"{duration(report['seconds'])}, {report['peak_rss_gib']:.2f} GiB at most. Report: [cyan]{page}[/]\n")
         for title, command in commands.items():

@@ -74,9 +74,7 @@ def loss_svg(curves: Sequence[Curve], *, width: int = 860, height: int = 260) ->
             parts.append(f'<polyline class="{kind} c{number % 6}" points="{points}"/>')
         middle, name = x(start + len(curve.losses) / 2), html.escape(curve.name)
         if x(len(curve.losses)) - x(0) >= 7 * len(curve.name):  # a name wider than its stage would run into the next
-            parts.append(
-                f'<text x="{middle:.1f}" y="{height - 10}" text-anchor="middle" class="c{number % 6}">{name}</text>'
-            )
+            parts.append(f'<text x="{middle:.1f}" y="{height - 10}" text-anchor="middle" class="c{number % 6}">{name}</text>')
         start += len(curve.losses)
         if start < total:
             parts.append(f'<line class="cut" x1="{x(start):.1f}" x2="{x(start):.1f}" y1="{top}" y2="{height - bottom}"/>')
