@@ -68,10 +68,10 @@ def uv_env() -> dict[str, str]:
 
 
 def pytest_env() -> dict[str, str]:
-    """Two threads that do not spin (toy shapes run slower on many, spinning ones on a busy machine), and no model hub."""
+    """Two threads (toy shapes run slower on many) that spin briefly (long spins hurt on a busy machine), and no model hub."""
     wanted = {
         "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)),
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "1000",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }

@@ -32,7 +32,7 @@ def test_the_worked_example_runs_and_reports_what_the_readme_says(
     said = json.loads("{" + claimed + "}")
     assert report["samples"] == said["samples"]
     assert [reject["where"] for reject in report["rejects"]] == [reject["where"] for reject in said["rejects"]]
-    assert "lost.png: the file does not exist" in report["rejects"][0]["reason"]
+    assert "lost.png: no such file" in report["rejects"][0]["reason"]
     assert report["questions"] == {"overall": 2, "colours": 2}
 
 
