@@ -7,9 +7,13 @@ The one departure: float64 inputs stay in float64, where those modules would dro
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from eagle_kernels.arguments import check_eps, check_float, check_same_device, check_shape, compute_dtype
+from eagle_kernels.implementation import MAX_COLUMNS, require_kernels, runs_triton
 
 
 def naive_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -35,7 +39,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ValueError: weight's shape or device does not fit x, or eps is negative.
     """
     _check("rms_norm", x, weight, eps)
-    return naive_rms_norm(x, weight, eps)
+    if not _fused(x, weight):
+        return naive_rms_norm(x, weight, eps)
+    return _rms_norm(x, weight, float(eps))[0]
 
 
 def naive_add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -66,7 +72,10 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     check_same_device("add_rms_norm", "x", x.device, residual=residual)
     if residual.dtype != x.dtype:
         raise TypeError(f"add_rms_norm: residual is {residual.dtype} but x is {x.dtype}; cast one of them.")
-    return naive_add_rms_norm(x, residual, weight, eps)
+    if not _fused(x, weight):
+        return naive_add_rms_norm(x, residual, weight, eps)
+    normed, summed, _ = _add_rms_norm(x, residual, weight, float(eps))
+    return normed, summed
 
 
 def _check(operator: str, x: Tensor, weight: Tensor, eps: float) -> None:
@@ -76,3 +85,81 @@ def _check(operator: str, x: Tensor, weight: Tensor, eps: float) -> None:
         raise ValueError(f"{operator}: x is a scalar; it needs a last dimension of hidden size.")
     check_shape(operator, (x.shape[-1],), f"because x has shape {list(x.shape)}", weight=weight)
     check_eps(operator, eps)
+
+
+def _fused(x: Tensor, weight: Tensor) -> bool:
+    return x.shape[-1] <= MAX_COLUMNS and runs_triton(x, weight)
+
+
+@torch.library.custom_op("eagle_kernels::rms_norm", mutates_args=())
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(normed, 1 / sqrt(mean(x^2) + eps) of each row in float32)."""
+    require_kernels("rms_norm", x)
+    from eagle_kernels.kernels import rms_norm as kernels
+
+    normed, _, rstd = kernels.forward(x, None, weight, eps)
+    return normed, rstd
+
+
+@torch.library.custom_op("eagle_kernels::add_rms_norm", mutates_args=())
+def _add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(normed, summed, 1 / sqrt(mean(summed^2) + eps) of each row in float32)."""
+    require_kernels("add_rms_norm", x)
+    from eagle_kernels.kernels import rms_norm as kernels
+
+    normed, summed, rstd = kernels.forward(x, residual, weight, eps)
+    assert summed is not None
+    return normed, summed, rstd
+
+
+@torch.library.custom_op("eagle_kernels::rms_norm_backward", mutates_args=())
+def _rms_norm_backward(
+    grad: Tensor, grad_summed: Tensor | None, x: Tensor, weight: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(dx, dweight) of rms_norm at x; grad_summed is a second gradient that reaches x directly and is added to dx."""
+    from eagle_kernels.kernels import rms_norm as kernels
+
+    return kernels.backward(grad, grad_summed, x, weight, rstd)
+
+
+@_rms_norm.register_fake
+def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    normed = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
+    return normed, x.new_empty(x.shape[:-1].numel(), dtype=torch.float32)
+
+
+@_add_rms_norm.register_fake
+def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    normed = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
+    return normed, x.new_empty(x.shape), x.new_empty(x.shape[:-1].numel(), dtype=torch.float32)
+
+
+@_rms_norm_backward.register_fake
+def _(grad: Tensor, grad_summed: Tensor | None, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x = inputs[0] if len(output) == 2 else output[1]
+    ctx.save_for_backward(x, inputs[-2], output[-1])
+    ctx.mark_non_differentiable(output[-1])
+    ctx.set_materialize_grads(False)
+
+
+def _rms_norm_autograd(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, Tensor | None, None]:
+    if grad is None:
+        return None, None, None
+    return *_rms_norm_backward(grad, None, *ctx.saved_tensors), None
+
+
+def _add_rms_norm_autograd(
+    ctx: Any, grad: Tensor | None, grad_summed: Tensor | None, _: Any
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    if grad is None:
+        return grad_summed, grad_summed, None, None
+    dx, dweight = _rms_norm_backward(grad, grad_summed, *ctx.saved_tensors)
+    return dx, dx, dweight, None
+
+
+_rms_norm.register_autograd(_rms_norm_autograd, setup_context=_save)
+_add_rms_norm.register_autograd(_add_rms_norm_autograd, setup_context=_save)

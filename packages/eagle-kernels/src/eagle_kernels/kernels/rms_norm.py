@@ -1,0 +1,201 @@
+"""Triton kernels of RMSNorm and residual-add + RMSNorm, forward and backward.
+
+Forward: one program normalises a tile of whole rows, one read and one write of each tensor. Backward: a fixed number of programs
+walk over the rows with loads in flight, keep their share of dW in float32 registers and write one partial row each; a second
+kernel sums the partial rows in a fixed order, so dW is deterministic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from eagle_kernels.kernels.launch import as_rows, multiprocessors
+
+
+@dataclass(frozen=True)
+class RowConfig:
+    """Launch shape of a row-wise kernel: rows held at a time, warps, loads in flight, programs on each multiprocessor."""
+
+    rows: int
+    warps: int
+    stages: int = 1
+    programs: int = 1
+
+    @staticmethod
+    def forward(block: int) -> RowConfig:
+        """A tile of at least 4096 lanes; 16 bytes a thread and load at 8 warps for bfloat16."""
+        return RowConfig(rows=max(1, 4096 // block), warps=min(16, max(4, block // 512)))
+
+    @staticmethod
+    def backward(block: int) -> RowConfig:
+        """Two tensors and an accumulator live at once, hence smaller tiles than forward."""
+        return RowConfig(rows=max(1, 2048 // block), warps=min(32, max(4, block // 512)), stages=3, programs=2)
+
+
+@triton.jit
+def _forward(
+    x_ptr,
+    residual_ptr,
+    weight_ptr,
+    y_ptr,
+    summed_ptr,
+    rstd_ptr,
+    rows,
+    columns,
+    x_stride,
+    residual_stride,
+    eps,
+    HAS_RESIDUAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    inside = (row < rows) & (column < columns)
+    x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0)
+    if HAS_RESIDUAL:
+        residual = tl.load(residual_ptr + row * residual_stride + column, mask=inside, other=0.0)
+        # The rounded sum is what a decoder layer carries on, so it is also what is normalised.
+        x = (x.to(tl.float32) + residual.to(tl.float32)).to(x_ptr.dtype.element_ty)
+        tl.store(summed_ptr + row * columns + column, x, mask=inside)
+    wide = x.to(tl.float32)
+    rstd = tl.rsqrt(tl.sum(wide * wide, 1) / columns + tl.full((), eps, tl.float32))
+    weight = tl.load(weight_ptr + column, mask=column < columns, other=0.0).to(tl.float32)
+    normed = (wide * rstd[:, None]).to(x_ptr.dtype.element_ty).to(tl.float32) * weight
+    tl.store(y_ptr + row * columns + column, normed.to(y_ptr.dtype.element_ty), mask=inside)
+    one_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    tl.store(rstd_ptr + one_row, rstd, mask=one_row < rows)
+
+
+@triton.jit
+def _backward(
+    grad_ptr,
+    grad_summed_ptr,
+    x_ptr,
+    weight_ptr,
+    rstd_ptr,
+    dx_ptr,
+    partial_ptr,
+    rows,
+    columns,
+    grad_stride,
+    grad_summed_stride,
+    x_stride,
+    HAS_GRAD_SUMMED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    column = tl.arange(0, BLOCK)[None, :]
+    weight = tl.load(weight_ptr + column, mask=column < columns, other=0.0).to(tl.float32)
+    dweight = tl.zeros([ROWS, BLOCK], tl.float32)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):
+        row = (tile * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+        inside = (row < rows) & (column < columns)
+        x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(grad_ptr + row * grad_stride + column, mask=inside, other=0.0).to(tl.float32)
+        rstd = tl.load(rstd_ptr + row, mask=row < rows, other=0.0)
+        normed = x * rstd
+        dweight += grad * normed
+        scaled = grad * weight
+        dx = (scaled - normed * (tl.sum(scaled * normed, 1) / columns)[:, None]) * rstd
+        if HAS_GRAD_SUMMED:
+            dx += tl.load(grad_summed_ptr + row * grad_summed_stride + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx_ptr + row * columns + column, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    one_column = tl.arange(0, BLOCK)
+    partial = partial_ptr + tl.program_id(0).to(tl.int64) * columns + one_column
+    tl.store(partial, tl.sum(dweight, 0), mask=one_column < columns)
+
+
+@triton.jit
+def _sum_partials(partial_ptr, out_ptr, partials, columns, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    for first in range(0, partials, ROWS):
+        row = first + tl.arange(0, ROWS)[:, None]
+        inside = (row < partials) & (column < columns)
+        total += tl.load(partial_ptr + row.to(tl.int64) * columns + column, mask=inside, other=0.0)
+    one_column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + one_column, tl.sum(total, 0).to(out_ptr.dtype.element_ty), mask=one_column < columns)
+
+
+def forward(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, config: RowConfig | None = None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(y, summed or None, rstd [rows] float32); y has the promoted dtype of x and weight, all outputs contiguous."""
+    flat, weight = as_rows(x), weight.contiguous()
+    flat_residual = None if residual is None else as_rows(residual)
+    rows, columns = flat.shape
+    y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype), device=x.device)
+    summed = None if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rstd = torch.empty(rows, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(max(1, columns))
+    config = config or RowConfig.forward(block)
+    if rows and columns:
+        _forward[(triton.cdiv(rows, config.rows),)](
+            flat,
+            flat_residual,
+            weight,
+            y,
+            summed,
+            rstd,
+            rows,
+            columns,
+            flat.stride(0),
+            0 if flat_residual is None else flat_residual.stride(0),
+            eps,
+            HAS_RESIDUAL=residual is not None,
+            ROWS=config.rows,
+            BLOCK=block,
+            num_warps=config.warps,
+        )
+    return y, summed, rstd
+
+
+def backward(
+    grad: Tensor, grad_summed: Tensor | None, x: Tensor, weight: Tensor, rstd: Tensor, config: RowConfig | None = None
+) -> tuple[Tensor, Tensor]:
+    """(dX in x's dtype, dW in weight's dtype) of y = rms_norm(x); grad_summed, when given, is added to dX."""
+    flat, flat_grad, weight = as_rows(x), as_rows(grad), weight.contiguous()
+    flat_summed = None if grad_summed is None else as_rows(grad_summed)
+    rows, columns = flat.shape
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if not rows or not columns:
+        return dx, torch.zeros_like(weight)
+    block = triton.next_power_of_2(columns)
+    config = config or RowConfig.backward(block)
+    programs = min(triton.cdiv(rows, config.rows), config.programs * multiprocessors(x.device))
+    partial = torch.empty((programs, columns), dtype=torch.float32, device=x.device)
+    _backward[(programs,)](
+        flat_grad,
+        flat_summed,
+        flat,
+        weight,
+        rstd,
+        dx,
+        partial,
+        rows,
+        columns,
+        flat_grad.stride(0),
+        0 if flat_summed is None else flat_summed.stride(0),
+        flat.stride(0),
+        HAS_GRAD_SUMMED=grad_summed is not None,
+        ROWS=config.rows,
+        BLOCK=block,
+        STAGES=config.stages,
+        num_warps=config.warps,
+    )
+    return dx, sum_partials(partial, weight.dtype)
+
+
+def sum_partials(partial: Tensor, dtype: torch.dtype) -> Tensor:
+    """Column sums of partial [programs, columns] float32 in a fixed order, rounded once to `dtype`."""
+    partials, columns = partial.shape
+    total = torch.empty(columns, dtype=dtype, device=partial.device)
+    _sum_partials[(triton.cdiv(columns, 32),)](partial, total, partials, columns, ROWS=64, BLOCK=32, num_warps=4)
+    return total

@@ -1,0 +1,283 @@
+"""Triton kernel of rotary position embedding in the half-rotation layout; backward is the same kernel with the other sign.
+
+One program turns every head of a few tokens, so the cosines and sines of a token are read or computed once. They come from given
+tables, or are formed in float32 inside from position ids and inverse frequencies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Launch shape: tokens of a program, heads turned at a time, warps."""
+
+    tokens: int
+    heads: int
+    warps: int
+
+    @staticmethod
+    def of(q: Tensor, half: int) -> RopeConfig:
+        """A tile of about 4096 pairs: neighbouring heads where they are adjacent in memory, neighbouring tokens where not."""
+        pairs = triton.next_power_of_2(max(1, half))
+        room = max(1, 2048 // pairs)
+        if q.stride(1) < q.stride(2):
+            heads = min(room, triton.next_power_of_2(q.shape[1]))
+            return RopeConfig(tokens=max(1, room // heads), heads=heads, warps=4)
+        return RopeConfig(tokens=room, heads=1, warps=4)
+
+
+@triton.jit
+def _turn(
+    x_ptr,
+    y_ptr,
+    batch,
+    token,
+    heads,
+    tokens,
+    x_batch,
+    x_head,
+    x_token,
+    y_batch,
+    y_head,
+    y_token,
+    cos_first,
+    sin_first,
+    cos_second,
+    sin_second,
+    HALF: tl.constexpr,
+    KEPT: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    TOKENS: tl.constexpr,
+    HEADS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    KEPT_BLOCK: tl.constexpr,
+):
+    pair = tl.arange(0, PAIRS)[None, None, :]
+    kind = y_ptr.dtype.element_ty
+    for first in range(0, heads, HEADS):
+        head = (first + tl.arange(0, HEADS)[None, :, None]).to(tl.int64)
+        rows = (head < heads) & (token[:, None, None] < tokens)
+        inside = rows & (pair < HALF)
+        source = x_ptr + batch * x_batch + head * x_head + token[:, None, None] * x_token
+        target = y_ptr + batch * y_batch + head * y_head + token[:, None, None] * y_token
+        a = tl.load(source + pair, mask=inside).to(tl.float32)
+        b = tl.load(source + HALF + pair, mask=inside).to(tl.float32)
+        if BACKWARD:
+            turned_a = a * cos_first + b * sin_second
+            turned_b = b * cos_second - a * sin_first
+        else:
+            turned_a = a * cos_first - b * sin_first
+            turned_b = b * cos_second + a * sin_second
+        tl.store(target + pair, turned_a.to(kind), mask=inside)
+        tl.store(target + HALF + pair, turned_b.to(kind), mask=inside)
+        if KEPT > 0:
+            rest = tl.arange(0, KEPT_BLOCK)[None, None, :]
+            tl.store(
+                target + 2 * HALF + rest,
+                tl.load(source + 2 * HALF + rest, mask=rows & (rest < KEPT)),
+                mask=rows & (rest < KEPT),
+            )
+
+
+@triton.jit
+def _rope(
+    q_ptr,
+    k_ptr,
+    q_out_ptr,
+    k_out_ptr,
+    cos_ptr,
+    sin_ptr,
+    position_ptr,
+    inv_freq_ptr,
+    q_heads,
+    k_heads,
+    tokens,
+    q_batch,
+    q_head,
+    q_token,
+    k_batch,
+    k_head,
+    k_token,
+    q_out_batch,
+    q_out_head,
+    q_out_token,
+    k_out_batch,
+    k_out_head,
+    k_out_token,
+    table_batch,
+    table_token,
+    position_axis,
+    position_batch,
+    position_token,
+    scaling,
+    section_one,
+    section_two,
+    FROM_POSITIONS: tl.constexpr,
+    SECTIONS: tl.constexpr,
+    HALF: tl.constexpr,
+    KEPT: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    TOKENS: tl.constexpr,
+    HEADS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    KEPT_BLOCK: tl.constexpr,
+):
+    token_blocks = tl.cdiv(tokens, TOKENS)
+    batch = (tl.program_id(0) // token_blocks).to(tl.int64)
+    token = (tl.program_id(0) % token_blocks).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    pair = tl.arange(0, PAIRS)[None, :]
+    inside = (token[:, None] < tokens) & (pair < HALF)
+    if FROM_POSITIONS:
+        inv_freq = tl.load(inv_freq_ptr + pair, mask=pair < HALF, other=0.0)
+        place = position_ptr + batch * position_batch + token[:, None] * position_token
+        known = token[:, None] < tokens
+        position = tl.load(place, mask=known, other=0).to(tl.float32)
+        if SECTIONS:
+            height = tl.load(place + position_axis, mask=known, other=0).to(tl.float32)
+            width = tl.load(place + 2 * position_axis, mask=known, other=0).to(tl.float32)
+            position = tl.where(pair < section_one, position, tl.where(pair < section_two, height, width))
+        angle = position * inv_freq
+        factor = tl.full((), scaling, tl.float32)
+        cos_first = (tl.cos(angle) * factor)[:, None, :]
+        sin_first = (tl.sin(angle) * factor)[:, None, :]
+        cos_second = cos_first
+        sin_second = sin_first
+    else:
+        table = batch * table_batch + token[:, None] * table_token + pair
+        cos_first = tl.load(cos_ptr + table, mask=inside).to(tl.float32)[:, None, :]
+        sin_first = tl.load(sin_ptr + table, mask=inside).to(tl.float32)[:, None, :]
+        cos_second = tl.load(cos_ptr + table + HALF, mask=inside).to(tl.float32)[:, None, :]
+        sin_second = tl.load(sin_ptr + table + HALF, mask=inside).to(tl.float32)[:, None, :]
+    _turn(
+        q_ptr,
+        q_out_ptr,
+        batch,
+        token,
+        q_heads,
+        tokens,
+        q_batch,
+        q_head,
+        q_token,
+        q_out_batch,
+        q_out_head,
+        q_out_token,
+        cos_first,
+        sin_first,
+        cos_second,
+        sin_second,
+        HALF,
+        KEPT,
+        BACKWARD,
+        TOKENS,
+        HEADS,
+        PAIRS,
+        KEPT_BLOCK,
+    )
+    _turn(
+        k_ptr,
+        k_out_ptr,
+        batch,
+        token,
+        k_heads,
+        tokens,
+        k_batch,
+        k_head,
+        k_token,
+        k_out_batch,
+        k_out_head,
+        k_out_token,
+        cos_first,
+        sin_first,
+        cos_second,
+        sin_second,
+        HALF,
+        KEPT,
+        BACKWARD,
+        TOKENS,
+        HEADS,
+        PAIRS,
+        KEPT_BLOCK,
+    )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Given cosines and sines, [batch or 1, tokens, rotary_dim] each, both halves."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True)
+class Positions:
+    """position_ids [batch or 1, tokens] or [3, batch or 1, tokens] with sections; inv_freq [rotary_dim / 2] float32."""
+
+    position_ids: Tensor
+    inv_freq: Tensor
+    scaling: float
+    sections: tuple[int, int, int] | None
+
+
+def rotate(
+    q: Tensor, k: Tensor, source: Tables | Positions, backward: bool = False, config: RopeConfig | None = None
+) -> tuple[Tensor, Tensor]:
+    """(q, k) turned by their angles, or back by them; new tensors laid out in memory as `like` describes."""
+    q, k = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k))
+    q_out, k_out = like(q), like(k)
+    batch, heads, tokens, head_dim = q.shape
+    if isinstance(source, Tables):
+        # The kernel indexes both tables with one set of strides.
+        cos, sin = source.cos.contiguous(), source.sin.contiguous()
+        half = cos.shape[-1] // 2
+        positions, inv_freq, scaling, sections = None, None, 1.0, None
+        table = (0 if cos.shape[0] == 1 else cos.stride(0), cos.stride(1))
+        strides = (0, 0, 0)
+    else:
+        cos, sin, table = None, None, (0, 0)
+        positions, inv_freq, scaling, sections = (
+            source.position_ids,
+            source.inv_freq.contiguous(),
+            source.scaling,
+            source.sections,
+        )
+        half = inv_freq.shape[0]
+        strides = (
+            positions.stride(0) if sections else 0,
+            0 if positions.shape[-2] == 1 else positions.stride(-2),
+            positions.stride(-1),
+        )
+    kept = head_dim - 2 * half
+    config = config or RopeConfig.of(q, half)
+    if q.numel() or k.numel():
+        _rope[(batch * triton.cdiv(tokens, config.tokens),)](
+            *(q, k, q_out, k_out, cos, sin, positions, inv_freq, heads, k.shape[1], tokens),
+            *(*q.stride()[:3], *k.stride()[:3], *q_out.stride()[:3], *k_out.stride()[:3]),
+            *(*table, *strides, scaling),
+            *((sections[0], sections[0] + sections[1]) if sections else (0, 0)),
+            FROM_POSITIONS=isinstance(source, Positions),
+            SECTIONS=sections is not None,
+            HALF=half,
+            KEPT=kept,
+            BACKWARD=backward,
+            TOKENS=config.tokens,
+            HEADS=config.heads,
+            PAIRS=triton.next_power_of_2(max(1, half)),
+            KEPT_BLOCK=triton.next_power_of_2(max(1, kept)),
+            num_warps=config.warps,
+        )
+    return q_out, k_out
+
+
+def like(x: Tensor) -> Tensor:
+    """An uninitialised [batch, heads, tokens, head_dim] tensor whose tokens or heads are outermost as in x, without gaps."""
+    batch, heads, tokens, head_dim = x.shape
+    if heads > 1 and tokens > 1 and x.stride(1) < x.stride(2):
+        return torch.empty((batch, tokens, heads, head_dim), dtype=x.dtype, device=x.device).transpose(1, 2)
+    return torch.empty((batch, heads, tokens, head_dim), dtype=x.dtype, device=x.device)
