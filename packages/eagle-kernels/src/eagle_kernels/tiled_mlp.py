@@ -101,8 +101,7 @@ def _backward(
     grad: Tensor, x: Tensor, gate_weight: Tensor, up_weight: Tensor, down_weight: Tensor, tile_tokens: int, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x and the three weights; those not wanted have no elements."""
-    none = x.new_empty(0)
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format) if wanted[0] else none
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format) if wanted[0] else x.new_empty(0)
     sums: list[Tensor | None] = [None, None, None]
     plan = list(chunks(x.shape[0], tile_tokens))
     buffers = [x.new_empty((plan[0][1] if plan else 0, gate_weight.shape[0])) for _ in range(3)]
@@ -122,7 +121,7 @@ def _backward(
                 dx[begin:end].addmm_(dup, up_weight)
     weights = (gate_weight, up_weight, down_weight)
     dweights = [
-        none if not want else torch.zeros_like(weight) if total is None else total.to(weight.dtype)
+        x.new_empty(0) if not want else torch.zeros_like(weight) if total is None else total.to(weight.dtype)
         for want, weight, total in zip(wanted[1:], weights, sums, strict=True)
     ]
     return dx, dweights[0], dweights[1], dweights[2]

@@ -3,6 +3,7 @@
 A program owns a row. It reads the row once for the log-sum-exp and once more, mostly from the L2 cache, for the gradient that
 replaces it. With the vocabulary sharded over ranks the two passes are two launches, and the ranks merge statistics between them.
 """
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from eagle_kernels.kernels.launch import power_of_2
 from eagle_kernels.ops.row_loss import LossTerms
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -29,18 +31,19 @@ class CrossEntropyConfig:
     block: int
     unroll: int
     warps: int
+    evictions: tuple[str, str] = ("evict_last", "evict_first")
 
     @staticmethod
     def of(columns: int) -> CrossEntropyConfig:
         """32 warps for vocabularies; small for small ones."""
-        block = min(8192, triton.next_power_of_2(max(16, columns)))
-        return CrossEntropyConfig(block=block, unroll=2, warps=min(32, max(4, block // 256)))
+        block = min(8192, power_of_2(max(16, columns)))
+        return CrossEntropyConfig(block=block, unroll=4, warps=min(32, max(4, block // 256)))
 
 
 @triton.jit
-def _logits(pointer, inside, softcap, SOFTCAP: tl.constexpr):
+def _logits(pointer, inside, softcap, SOFTCAP: tl.constexpr, EVICTION: tl.constexpr):
     """(logits in float32 after the soft-cap, tanh of the soft-cap); -inf outside."""
-    x = tl.load(pointer, mask=inside, other=float("-inf")).to(tl.float32)
+    x = tl.load(pointer, mask=inside, other=float("-inf"), eviction_policy=EVICTION).to(tl.float32)
     tanh = x
     if SOFTCAP:
         tanh = 2.0 * tl.sigmoid(2.0 * x / softcap) - 1.0
@@ -71,11 +74,15 @@ def _row_loss(
     FORM_GRADS: tl.constexpr,
     UNROLL: tl.constexpr,
     BLOCK: tl.constexpr,
+    FIRST_EVICTION: tl.constexpr,
+    SECOND_EVICTION: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     base = logits_ptr + row * stride
     label = tl.load(label_ptr + row)
     counts = label != ignore_index
+    weight = 1.0
+    z = tl.full((), z_loss, tl.float32)
     mine = label - first_column
     here = counts & (mine >= 0) & (mine < columns)
     step = tl.arange(0, UNROLL)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -89,7 +96,7 @@ def _row_loss(
         for first in range(0, columns, UNROLL * BLOCK):
             column = first + step
             inside = column < columns
-            x, _ = _logits(base + column, inside, cap, SOFTCAP)
+            x, _ = _logits(base + column, inside, cap, SOFTCAP, FIRST_EVICTION)
             if SMOOTHING:
                 total += tl.sum(tl.where(inside, x, 0.0), 0)
             x *= LOG2E
@@ -98,7 +105,7 @@ def _row_loss(
             top = higher
         peak = tl.max(top, 0)
         lse = (peak + tl.log2(tl.sum(mass * tl.exp2(top - peak), 0))) * LN2
-        picked, _ = _logits(base + tl.where(here, mine, 0), here, cap, SOFTCAP)
+        picked, _ = _logits(base + tl.where(here, mine, 0), here, cap, SOFTCAP, "")
         picked = tl.where(here, picked, 0.0)
         mean = tl.sum(total, 0)
         if SHARDED:
@@ -110,11 +117,9 @@ def _row_loss(
         picked = tl.load(stats_ptr + row * 3 + 1)
         mean = tl.load(stats_ptr + row * 3 + 2)
     if not (SHARDED and FORM_STATS):
-        weight = 1.0
         if HAS_WEIGHT:
             weight = tl.load(weight_ptr + row).to(tl.float32)
         weight = tl.where(counts, weight, 0.0)
-        z = tl.full((), z_loss, tl.float32)
         loss = lse - (1.0 - smooth) * picked - smooth * mean / vocab + z * lse * lse
         tl.store(loss_ptr + row, loss * weight)
     if FORM_GRADS:
@@ -125,14 +130,14 @@ def _row_loss(
         for first in range(0, columns, UNROLL * BLOCK):
             column = first + step
             inside = column < columns
-            x, tanh = _logits(base + column, inside, cap, SOFTCAP)
+            x, tanh = _logits(base + column, inside, cap, SOFTCAP, SECOND_EVICTION)
             grad = mass_factor * tl.exp2(x * LOG2E - shift)
             if SMOOTHING:
                 grad -= weight * smooth / vocab
             grad -= tl.where(column == mine, weight * (1.0 - smooth), 0.0)
             if SOFTCAP:
                 grad *= 1.0 - tanh * tanh
-            tl.store(base + column, grad.to(logits_ptr.dtype.element_ty), mask=inside)
+            tl.store(base + column, grad.to(logits_ptr.dtype.element_ty), mask=inside, eviction_policy=SECOND_EVICTION)
 
 
 def losses_and_gradients(
@@ -198,5 +203,7 @@ def _launch(
         FORM_GRADS=grads,
         UNROLL=config.unroll,
         BLOCK=config.block,
+        FIRST_EVICTION=config.evictions[0],
+        SECOND_EVICTION=config.evictions[1],
         num_warps=config.warps,
     )

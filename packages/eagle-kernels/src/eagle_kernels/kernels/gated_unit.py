@@ -3,6 +3,7 @@
 Element-wise work at the speed of memory: each input is read once and each output written once. Contiguous tensors are walked as
 one line whatever their shape; others row by row. Backward can write over its inputs and rebuild the output on the way.
 """
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from eagle_kernels.kernels.launch import as_rows
+from eagle_kernels.kernels.launch import as_rows, ceil_div
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def forward(gate: Tensor, up: Tensor, gelu: bool, config: LineConfig | None = No
     out = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) if into is None else into
     if out.numel():
         rows, columns, (gate, up) = _lines(gate, up)
-        blocks = triton.cdiv(columns, config.block)
+        blocks = ceil_div(columns, config.block)
         strides = (gate.stride(0), up.stride(0))
         _forward[(rows * blocks,)](
             gate, up, out, columns, blocks, *strides, GELU=gelu, BLOCK=config.block, num_warps=config.warps
@@ -110,7 +111,9 @@ def backward(grad: Tensor, gate: Tensor, up: Tensor, gelu: bool, config: LineCon
 def backward_packed(grad: Tensor, gate_up: Tensor, gelu: bool, config: LineConfig | None = None) -> Tensor:
     """The gradient of the packed tensor, new and contiguous."""
     packed = torch.empty(gate_up.shape, dtype=gate_up.dtype, device=gate_up.device)
-    _launch_backward(grad, *gate_up.chunk(2, -1), *packed.chunk(2, -1), gelu, False, config)
+    gate, up = gate_up.chunk(2, -1)
+    dgate, dup = packed.chunk(2, -1)
+    _launch_backward(grad, gate, up, dgate, dup, gelu, False, config)
     return packed
 
 
@@ -126,7 +129,7 @@ def _launch_backward(
         return
     config = config or LineConfig()
     rows, columns, (grad, gate, up, dgate, dup) = _lines(grad, gate, up, dgate, dup)
-    blocks = triton.cdiv(columns, config.block)
+    blocks = ceil_div(columns, config.block)
     strides = (grad.stride(0), gate.stride(0), up.stride(0), dgate.stride(0), dup.stride(0))
     _backward[(rows * blocks,)](
         *(grad, gate, up, dgate, dup, grad, columns, blocks, *strides),

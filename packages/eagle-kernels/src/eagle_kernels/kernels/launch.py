@@ -23,3 +23,13 @@ def as_rows(tensor: Tensor) -> Tensor:
 def multiprocessors(device: torch.device) -> int:
     """Streaming multiprocessors of a GPU; 4 for the interpreter, so that persistent kernels loop there too."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b rounded up, for positive integers."""
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n, 1 for n = 0: the length of a block that covers n lanes."""
+    return 1 << max(0, n - 1).bit_length()

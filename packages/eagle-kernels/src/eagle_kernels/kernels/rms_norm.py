@@ -1,9 +1,10 @@
 """Triton kernels of RMSNorm and residual-add + RMSNorm, forward and backward.
 
-Forward: one program normalises a tile of whole rows, one read and one write of each tensor. Backward: a fixed number of programs
-walk over the rows with loads in flight, keep their share of dW in float32 registers and write one partial row each; a second
-kernel sums the partial rows in a fixed order, so dW is deterministic.
+A fixed number of programs walk over tiles of whole rows with the next loads in flight; each tensor is read and written once.
+Backward's programs keep their share of dW in float32 registers and write one partial row each; a second kernel sums the partial
+rows in a fixed order, so dW is deterministic.
 """
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from eagle_kernels.kernels.launch import as_rows, multiprocessors
+from eagle_kernels.kernels.launch import as_rows, ceil_div, multiprocessors, power_of_2
+
+SHARED_MEMORY = 200 * 1024
+"""Bytes of shared memory of a multiprocessor that loads in flight may fill: Hopper's 228 KiB with room for reductions."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +27,25 @@ class RowConfig:
 
     rows: int
     warps: int
-    stages: int = 1
-    programs: int = 1
+    stages: int = 3
+    programs: int = 2
 
     @staticmethod
-    def forward(block: int) -> RowConfig:
-        """A tile of at least 4096 lanes; 16 bytes a thread and load at 8 warps for bfloat16."""
-        return RowConfig(rows=max(1, 4096 // block), warps=min(16, max(4, block // 512)))
+    def of(block: int, row_bytes: int) -> RowConfig:
+        """Enough lanes to fill 4 warps; as many loads in flight as shared memory holds.
 
-    @staticmethod
-    def backward(block: int) -> RowConfig:
-        """Two tensors and an accumulator live at once, hence smaller tiles than forward."""
-        return RowConfig(rows=max(1, 2048 // block), warps=min(32, max(4, block // 512)), stages=3, programs=2)
+        Args:
+            block: lanes of a row, a power of two.
+            row_bytes: bytes that one row of all tensors read in the loop takes, padded to `block`.
+        """
+        rows = max(1, 2048 // block)
+        fits = SHARED_MEMORY // (rows * row_bytes)
+        programs = 2 if fits >= 4 else 1
+        return RowConfig(rows, warps=min(32, max(4, block // 1024)), stages=min(3, 1 + fits // programs), programs=programs)
+
+    def grid(self, rows: int, device: torch.device) -> int:
+        """Programs that share the rows."""
+        return min(ceil_div(rows, self.rows), self.programs * multiprocessors(device))
 
 
 @triton.jit
@@ -53,23 +64,25 @@ def _forward(
     HAS_RESIDUAL: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
-    inside = (row < rows) & (column < columns)
-    x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0)
-    if HAS_RESIDUAL:
-        residual = tl.load(residual_ptr + row * residual_stride + column, mask=inside, other=0.0)
-        # The rounded sum is what a decoder layer carries on, so it is also what is normalised.
-        x = (x.to(tl.float32) + residual.to(tl.float32)).to(x_ptr.dtype.element_ty)
-        tl.store(summed_ptr + row * columns + column, x, mask=inside)
-    wide = x.to(tl.float32)
-    rstd = tl.rsqrt(tl.sum(wide * wide, 1) / columns + tl.full((), eps, tl.float32))
     weight = tl.load(weight_ptr + column, mask=column < columns, other=0.0).to(tl.float32)
-    normed = (wide * rstd[:, None]).to(x_ptr.dtype.element_ty).to(tl.float32) * weight
-    tl.store(y_ptr + row * columns + column, normed.to(y_ptr.dtype.element_ty), mask=inside)
-    one_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    tl.store(rstd_ptr + one_row, rstd, mask=one_row < rows)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):
+        row = (tile * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+        inside = (row < rows) & (column < columns)
+        x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0)
+        if HAS_RESIDUAL:
+            residual = tl.load(residual_ptr + row * residual_stride + column, mask=inside, other=0.0)
+            # The rounded sum is what a decoder layer carries on, so it is also what is normalised.
+            x = (x.to(tl.float32) + residual.to(tl.float32)).to(x_ptr.dtype.element_ty)
+            tl.store(summed_ptr + row * columns + column, x, mask=inside)
+        wide = x.to(tl.float32)
+        rstd = tl.rsqrt(tl.sum(wide * wide, 1) / columns + tl.full((), eps, tl.float32))
+        normed = (wide * rstd[:, None]).to(x_ptr.dtype.element_ty).to(tl.float32) * weight
+        tl.store(y_ptr + row * columns + column, normed.to(y_ptr.dtype.element_ty), mask=inside)
+        one_row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+        tl.store(rstd_ptr + one_row, rstd, mask=one_row < rows)
 
 
 @triton.jit
@@ -134,10 +147,10 @@ def forward(
     y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype), device=x.device)
     summed = None if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rstd = torch.empty(rows, dtype=torch.float32, device=x.device)
-    block = triton.next_power_of_2(max(1, columns))
-    config = config or RowConfig.forward(block)
     if rows and columns:
-        _forward[(triton.cdiv(rows, config.rows),)](
+        block = power_of_2(columns)
+        config = config or RowConfig.of(block, block * x.element_size() * (1 if residual is None else 2))
+        _forward[(config.grid(rows, x.device),)](
             flat,
             flat_residual,
             weight,
@@ -152,6 +165,7 @@ def forward(
             HAS_RESIDUAL=residual is not None,
             ROWS=config.rows,
             BLOCK=block,
+            STAGES=config.stages,
             num_warps=config.warps,
         )
     return y, summed, rstd
@@ -167,9 +181,9 @@ def backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not rows or not columns:
         return dx, torch.zeros_like(weight)
-    block = triton.next_power_of_2(columns)
-    config = config or RowConfig.backward(block)
-    programs = min(triton.cdiv(rows, config.rows), config.programs * multiprocessors(x.device))
+    block = power_of_2(columns)
+    config = config or RowConfig.of(block, block * x.element_size() * (2 if grad_summed is None else 3))
+    programs = config.grid(rows, x.device)
     partial = torch.empty((programs, columns), dtype=torch.float32, device=x.device)
     _backward[(programs,)](
         flat_grad,
@@ -197,5 +211,5 @@ def sum_partials(partial: Tensor, dtype: torch.dtype) -> Tensor:
     """Column sums of partial [programs, columns] float32 in a fixed order, rounded once to `dtype`."""
     partials, columns = partial.shape
     total = torch.empty(columns, dtype=dtype, device=partial.device)
-    _sum_partials[(triton.cdiv(columns, 32),)](partial, total, partials, columns, ROWS=64, BLOCK=32, num_warps=4)
+    _sum_partials[(ceil_div(columns, 32),)](partial, total, partials, columns, ROWS=64, BLOCK=32, num_warps=4)
     return total

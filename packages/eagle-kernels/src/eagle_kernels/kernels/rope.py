@@ -3,6 +3,7 @@
 One program turns every head of a few tokens, so the cosines and sines of a token are read or computed once. They come from given
 tables, or are formed in float32 inside from position ids and inverse frequencies.
 """
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
@@ -13,22 +14,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from eagle_kernels.kernels.launch import ceil_div, power_of_2
+
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Launch shape: tokens of a program, heads turned at a time, warps."""
+    """Launch shape: tokens of a program, heads turned at a time, warps, programs that share the query heads of a token."""
 
     tokens: int
     heads: int
     warps: int
+    groups: int = 1
 
     @staticmethod
     def of(q: Tensor, half: int) -> RopeConfig:
         """A tile of about 4096 pairs: neighbouring heads where they are adjacent in memory, neighbouring tokens where not."""
-        pairs = triton.next_power_of_2(max(1, half))
+        pairs = power_of_2(half)
         room = max(1, 2048 // pairs)
         if q.stride(1) < q.stride(2):
-            heads = min(room, triton.next_power_of_2(q.shape[1]))
+            heads = min(room, power_of_2(q.shape[1]))
             return RopeConfig(tokens=max(1, room // heads), heads=heads, warps=4)
         return RopeConfig(tokens=room, heads=1, warps=4)
 
@@ -39,6 +43,7 @@ def _turn(
     y_ptr,
     batch,
     token,
+    first_head,
     heads,
     tokens,
     x_batch,
@@ -61,7 +66,7 @@ def _turn(
 ):
     pair = tl.arange(0, PAIRS)[None, None, :]
     kind = y_ptr.dtype.element_ty
-    for first in range(0, heads, HEADS):
+    for first in range(first_head, heads, HEADS):
         head = (first + tl.arange(0, HEADS)[None, :, None]).to(tl.int64)
         rows = (head < heads) & (token[:, None, None] < tokens)
         inside = rows & (pair < HALF)
@@ -155,12 +160,14 @@ def _rope(
         sin_first = tl.load(sin_ptr + table, mask=inside).to(tl.float32)[:, None, :]
         cos_second = tl.load(cos_ptr + table + HALF, mask=inside).to(tl.float32)[:, None, :]
         sin_second = tl.load(sin_ptr + table + HALF, mask=inside).to(tl.float32)[:, None, :]
+    share = tl.cdiv(tl.cdiv(q_heads, tl.num_programs(1)), HEADS) * HEADS
     _turn(
         q_ptr,
         q_out_ptr,
         batch,
         token,
-        q_heads,
+        share * tl.program_id(1),
+        tl.minimum(q_heads, share * (tl.program_id(1) + 1)),
         tokens,
         q_batch,
         q_head,
@@ -180,11 +187,13 @@ def _rope(
         PAIRS,
         KEPT_BLOCK,
     )
+    # The last group turns the keys as well.
     _turn(
         k_ptr,
         k_out_ptr,
         batch,
         token,
+        tl.where(tl.program_id(1) == tl.num_programs(1) - 1, 0, k_heads),
         k_heads,
         tokens,
         k_batch,
@@ -256,7 +265,7 @@ def rotate(
     kept = head_dim - 2 * half
     config = config or RopeConfig.of(q, half)
     if q.numel() or k.numel():
-        _rope[(batch * triton.cdiv(tokens, config.tokens),)](
+        _rope[(batch * ceil_div(tokens, config.tokens), config.groups)](
             *(q, k, q_out, k_out, cos, sin, positions, inv_freq, heads, k.shape[1], tokens),
             *(*q.stride()[:3], *k.stride()[:3], *q_out.stride()[:3], *k_out.stride()[:3]),
             *(*table, *strides, scaling),
@@ -268,8 +277,8 @@ def rotate(
             BACKWARD=backward,
             TOKENS=config.tokens,
             HEADS=config.heads,
-            PAIRS=triton.next_power_of_2(max(1, half)),
-            KEPT_BLOCK=triton.next_power_of_2(max(1, kept)),
+            PAIRS=power_of_2(half),
+            KEPT_BLOCK=power_of_2(kept),
             num_warps=config.warps,
         )
     return q_out, k_out

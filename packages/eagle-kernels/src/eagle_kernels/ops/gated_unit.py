@@ -110,7 +110,8 @@ def _gated_unit_packed(gate_up: Tensor, gelu: bool) -> Tensor:
     require_kernels("swiglu_packed", gate_up)
     from eagle_kernels.kernels import gated_unit as kernels
 
-    return kernels.forward(*gate_up.chunk(2, -1), gelu)
+    gate, up = gate_up.chunk(2, -1)
+    return kernels.forward(gate, up, gelu)
 
 
 @torch.library.custom_op("eagle_kernels::gated_unit_packed_backward", mutates_args=())

@@ -100,7 +100,7 @@ def linear_cross_entropy(
     options = (softcap, float(z_loss), float(label_smoothing), ignore_index, *wants, several, chunk_rows)
     if vocab_shard is not None:
         return cast(Tensor, _ShardedLoss.apply(hidden, weight, shift_labels, loss_weight, loss_rows, vocab_shard, options))
-    return _linear_cross_entropy(hidden, weight, shift_labels, loss_weight, loss_rows, *options)[0]
+    return torch.ops.eagle_kernels.linear_cross_entropy(hidden, weight, shift_labels, loss_weight, loss_rows, *options)[0]
 
 
 def _form(
