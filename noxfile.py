@@ -146,6 +146,18 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """eagle-kernels and its peers on this machine's GPU: `nox -s bench -- --out FILE.json --commit SHA`; `-- --help`."""
+    uv_run(session, "python", "packages/eagle-kernels/benchmarks/run.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def bench_tables(session: nox.Session) -> None:
+    """The measured tables of the READMEs from the committed result files; `-- --check` only looks. The site makes its own."""
+    uv_run(session, "python", "docs/_bench_tables.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """The demo page on the checkpoint of the quick start, or on `nox -s demo -- --model FOLDER`."""
     if not session.posargs and not (ROOT / QUICKSTART).is_dir():

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from eagle_kernels.kernels import cross_entropy, gated_unit, rms_norm, rope
@@ -33,7 +33,8 @@ def rank(title: str, moved: int, configs: Iterable[Config], launch: Callable[[Co
     timed, refused = [], 0
     for config in configs:
         try:
-            timed.append((moved / do_bench(partial(launch, config), warmup=15, rep=60, return_mode="median") / 1e9, config))
+            milliseconds: Any = do_bench(partial(launch, config), warmup=15, rep=60, return_mode="median")
+            timed.append((moved / milliseconds / 1e9, config))
         except Exception as error:
             if "out of resource" not in str(error):
                 raise
