@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding, apply_rotary_pos_emb
 
 
 def _angles(batch, tokens, rotary_dim, dtype=torch.float64):
@@ -64,6 +65,62 @@ def test_rope_passes_gradcheck_with_a_partial_rotary_dimension():
     q, k = (torch.randn(1, heads, 3, 6, dtype=torch.float64, requires_grad=True) for heads in (2, 1))
     _, cos, sin = _angles(1, 3, 4)
     assert torch.autograd.gradcheck(lambda q, k: eagle_kernels.rope(q, k, cos, sin), (q, k))
+
+
+@pytest.mark.parametrize("scaling", [1.0, 1.3])
+def test_rope_from_positions_gives_the_bits_of_the_transformers_module_in_float32(scaling):
+    module = Qwen2RotaryEmbedding(Qwen2Config(hidden_size=32, num_attention_heads=2, max_position_embeddings=64))
+    module.attention_scaling = scaling
+    q, k = torch.randn(2, 2, 5, 16), torch.randn(2, 1, 5, 16)
+    positions = torch.tensor([[0, 1, 2, 3, 4], [7, 60, 0, 1, 2000]])
+    cos, sin = module(q, positions)
+    assert isinstance(module.inv_freq, torch.Tensor)
+    found = eagle_kernels.rope_from_positions(q, k, positions, module.inv_freq, attention_scaling=scaling)
+    for ours, theirs in zip(found, apply_rotary_pos_emb(q, k, cos, sin), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_rope_from_positions_reads_the_axis_of_each_section_and_one_row_of_positions_for_the_whole_batch():
+    q, k = (torch.randn(2, heads, 5, 14, dtype=torch.float64) for heads in (3, 1))
+    inv_freq = torch.rand(6, dtype=torch.float64)
+    positions = torch.randint(100, (3, 1, 5))
+    axis = [0, 1, 1, 2, 2, 2]
+    half = torch.stack([positions[axis[pair], 0] * inv_freq[pair] for pair in range(6)], -1)
+    angles = torch.cat((half, half), -1)
+    expected = eagle_kernels.rope(q, k, angles.cos(), angles.sin())
+    found = eagle_kernels.rope_from_positions(q, k, positions, inv_freq, sections=(1, 2, 3))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    plain = eagle_kernels.rope_from_positions(q, k, positions[0, 0], inv_freq)
+    everywhere = eagle_kernels.rope_from_positions(q, k, positions[:1].expand(3, 2, 5), inv_freq, sections=(2, 2, 2))
+    torch.testing.assert_close(everywhere, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_rope_from_positions_passes_gradcheck():
+    q, k = (torch.randn(1, heads, 3, 6, dtype=torch.float64, requires_grad=True) for heads in (2, 1))
+    positions, inv_freq = torch.tensor([[2, 0, 5]]), torch.rand(2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda q, k: eagle_kernels.rope_from_positions(q, k, positions, inv_freq, attention_scaling=1.5), (q, k)
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "change"),
+    [
+        (ValueError, "k has shape", {"k": torch.zeros(1, 1, 4, 8)}),
+        (TypeError, "position_ids is torch.float32", {"position_ids": torch.zeros(1, 5)}),
+        (ValueError, r"position_ids has shape \[1, 4\]", {"position_ids": torch.zeros(1, 4, dtype=torch.int64)}),
+        (ValueError, "position_ids has shape", {"sections": (1, 1, 2)}),
+        (ValueError, "position_ids is on meta", {"position_ids": torch.zeros(1, 5, dtype=torch.int64, device="meta")}),
+        (TypeError, "inv_freq is torch.bfloat16", {"inv_freq": torch.zeros(4).bfloat16()}),
+        (ValueError, r"inv_freq has shape \[5\]", {"inv_freq": torch.zeros(5)}),
+        (ValueError, "sections", {"sections": (1, 1, 1)}),
+    ],
+)
+def test_wrong_positions_are_errors_that_name_the_argument(error, match, change):
+    arguments = {name: torch.zeros(1, heads, 5, 8) for name, heads in (("q", 2), ("k", 1))}
+    arguments |= {"position_ids": torch.zeros(1, 5, dtype=torch.int64), "inv_freq": torch.zeros(4)}
+    with pytest.raises(error, match=match):
+        eagle_kernels.rope_from_positions(**(arguments | change))
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def forward(
     rows, columns = flat.shape
     y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype), device=x.device)
     summed = None if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    rstd = torch.empty(rows, dtype=torch.float32, device=x.device)
+    rstd = torch.empty(x.shape[:-1].numel(), dtype=torch.float32, device=x.device)
     if rows and columns:
         block = power_of_2(columns)
         config = config or RowConfig.of(block, block * x.element_size() * (1 if residual is None else 2))

@@ -6,10 +6,14 @@ float32 and float64 stay as they are. No RMS variant here; see rms_norm.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from eagle_kernels.arguments import check_eps, check_float, check_same_device, check_same_dtype, check_shape
+from eagle_kernels.implementation import MAX_COLUMNS, require_kernels, runs_triton
 
 
 def naive_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -41,4 +45,57 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
     check_same_dtype("layer_norm", "x", x.dtype, **parameters)
     check_shape("layer_norm", (x.shape[-1],), f"because x has shape {list(x.shape)}", **parameters)
     check_eps("layer_norm", eps)
-    return naive_layer_norm(x, weight, bias, eps)
+    if x.shape[-1] > MAX_COLUMNS or not runs_triton(x):
+        return naive_layer_norm(x, weight, bias, eps)
+    return _layer_norm(x, weight, bias, float(eps))[0]
+
+
+@torch.library.custom_op("eagle_kernels::layer_norm", mutates_args=())
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(normed, mean, 1 / sqrt(var + eps)), the last two of each row in float32."""
+    require_kernels("layer_norm", x)
+    from eagle_kernels.kernels import layer_norm as kernels
+
+    return kernels.forward(x, weight, bias, eps)
+
+
+@torch.library.custom_op("eagle_kernels::layer_norm_backward", mutates_args=())
+def _layer_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, has_bias: bool, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dx, dweight, dbias) of layer_norm at x; dbias has no elements without a bias."""
+    require_kernels("layer_norm", x)
+    from eagle_kernels.kernels import layer_norm as kernels
+
+    return kernels.backward(grad, x, weight, has_bias, mean, rstd)
+
+
+@_layer_norm.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    mean, rstd = (x.new_empty(x.shape[:-1].numel(), dtype=torch.float32) for _ in range(2))
+    return x.new_empty(x.shape), mean, rstd
+
+
+@_layer_norm_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, has_bias: bool, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape if has_bias else (0,))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, _ = inputs
+    _, mean, rstd = output
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight, mean, rstd)
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx: Any, grad: Tensor | None, _mean: Any, _rstd: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    if grad is None:
+        return None, None, None, None
+    x, weight, mean, rstd = ctx.saved_tensors
+    dx, dweight, dbias = _layer_norm_backward(grad, x, weight, ctx.has_bias, mean, rstd)
+    return dx, dweight, dbias if ctx.has_bias else None, None
+
+
+_layer_norm.register_autograd(_autograd, setup_context=_save)

@@ -192,7 +192,7 @@ def _rope_from_positions(
 def _like(x: Tensor) -> Tensor:
     """What the kernel's `like` allocates, for the fake implementations."""
     batch, heads, tokens, head_dim = x.shape
-    if heads > 1 and tokens > 1 and x.stride(1) < x.stride(2):
+    if x.stride(-1) == 1 and heads > 1 and tokens > 1 and x.stride(1) < x.stride(2):
         return x.new_empty((batch, tokens, heads, head_dim)).transpose(1, 2)
     return x.new_empty((batch, heads, tokens, head_dim))
 
