@@ -24,6 +24,7 @@ CASES = {
 }
 CONFIG = {
     "train_micro_batch_size_per_gpu": 1,
+    "gradient_clipping": 0.0,
     "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,
     # 0: even the smallest weights are partitioned, so one that is read without being gathered is empty.
