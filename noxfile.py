@@ -207,9 +207,9 @@ def isolated(session: nox.Session, package: str) -> None:
 @nox.session(venv_backend="uv")
 @nox.parametrize("transformers", TRANSFORMERS, ids=TRANSFORMERS)
 def compat(session: nox.Session, transformers: str) -> None:
-    """eagle-model's tests on one of the transformers releases that its range promises."""
+    """The tests of eagle-model and eagle-kernels on one of the transformers releases that their ranges promise."""
     session.env.update({**uv_env(), **pytest_env()})
-    wheels = build_wheels(session, with_siblings("eagle-model"))
+    wheels = build_wheels(session, [*with_siblings("eagle-model"), "eagle-kernels"])
     settings = nox.project.load_toml(ROOT / "pyproject.toml")["tool"]["uv"]
     pins = [pin for pin in settings["constraint-dependencies"] if not pin.startswith("transformers")]
     # uv looks for settings upwards: anywhere inside the tree it would apply the root's own transformers pin.
@@ -219,5 +219,6 @@ def compat(session: nox.Session, transformers: str) -> None:
             *("--exclude-newer", settings["exclude-newer"], "--constraint", "pins.txt"),
             *(*wheels, f"transformers=={transformers}", *TEST_TOOLS),
         )
-    assert_installed_from_wheel(session, "eagle-model")
-    session.run("pytest", "-m", "not soak", "packages/eagle-model/tests", *session.posargs)
+    for package in ("eagle-model", "eagle-kernels"):
+        assert_installed_from_wheel(session, package)
+    session.run("pytest", "-m", "not soak", "packages/eagle-model/tests", "packages/eagle-kernels/tests", *session.posargs)

@@ -14,10 +14,14 @@ from transformers.models.siglip.modeling_siglip import SiglipMLP
     [
         (lambda: Qwen2RMSNorm(12, eps=1e-5), lambda: eagle_kernels.RMSNorm(12, eps=1e-5)),
         (lambda: Qwen2MLP(Qwen2Config(hidden_size=12, intermediate_size=20)), lambda: eagle_kernels.SwiGLUMLP(12, 20)),
+        (
+            lambda: Qwen2MLP(Qwen2Config(hidden_size=12, intermediate_size=20)),
+            lambda: eagle_kernels.SwiGLUMLP(12, 20, tile_tokens=3),
+        ),
         (lambda: torch.nn.LayerNorm(12), lambda: eagle_kernels.LayerNorm(12)),
         (lambda: SiglipMLP(SiglipVisionConfig(hidden_size=12, intermediate_size=20)), lambda: eagle_kernels.GELUTanhMLP(12, 20)),
     ],
-    ids=["RMSNorm", "SwiGLUMLP", "LayerNorm", "GELUTanhMLP"],
+    ids=["RMSNorm", "SwiGLUMLP", "tiled SwiGLUMLP", "LayerNorm", "GELUTanhMLP"],
 )
 def test_a_module_loads_the_weights_of_what_it_stands_in_for_and_computes_the_same(theirs, ours):
     source, target = theirs(), ours()
@@ -30,3 +34,8 @@ def test_a_module_loads_the_weights_of_what_it_stands_in_for_and_computes_the_sa
 
 def test_own_modules_are_explained_as_torch():
     assert [row.implementation for row in eagle_kernels.explain(eagle_kernels.SwiGLUMLP(4, 8))] == ["torch"]
+
+
+def test_a_tiled_mlp_with_biases_is_refused():
+    with pytest.raises(ValueError, match="tile_tokens needs bias=False"):
+        eagle_kernels.SwiGLUMLP(4, 8, bias=True, tile_tokens=3)

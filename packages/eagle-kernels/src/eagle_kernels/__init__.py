@@ -4,6 +4,7 @@ Triton kernels run on a GPU, the twins everywhere else; `explain` says which. tr
 """
 
 from eagle_kernels.apply import apply, revert
+from eagle_kernels.checkpointing import Checkpointer, CheckpointPolicy, HostMemoryExceeded, checkpoint_layers, stop_checkpointing
 from eagle_kernels.explain import Explanation, Row, explain
 from eagle_kernels.implementation import use_implementation
 from eagle_kernels.modules import GELUTanhMLP, LayerNorm, RMSNorm, SwiGLUMLP
@@ -17,8 +18,11 @@ from eagle_kernels.ops.rope import rope, rope_from_positions
 from eagle_kernels.tiled_mlp import tiled_swiglu_mlp
 
 __all__ = [
+    "CheckpointPolicy",
+    "Checkpointer",
     "Explanation",
     "GELUTanhMLP",
+    "HostMemoryExceeded",
     "LayerNorm",
     "RMSNorm",
     "Row",
@@ -27,6 +31,7 @@ __all__ = [
     "add_rms_norm",
     "apply",
     "bias_gelu_tanh",
+    "checkpoint_layers",
     "explain",
     "geglu",
     "geglu_packed",
@@ -36,6 +41,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_from_positions",
+    "stop_checkpointing",
     "swiglu",
     "swiglu_packed",
     "tiled_swiglu_mlp",

@@ -14,6 +14,7 @@ from eagle_kernels.ops.bias_gelu import bias_gelu_tanh
 from eagle_kernels.ops.gated_unit import swiglu
 from eagle_kernels.ops.layer_norm import layer_norm
 from eagle_kernels.ops.rms_norm import rms_norm
+from eagle_kernels.tiled_mlp import tiled_swiglu_mlp
 
 
 class RMSNorm(nn.Module):
@@ -48,15 +49,31 @@ class LayerNorm(nn.Module):
 
 
 class SwiGLUMLP(nn.Module):
-    """down_proj(silu(gate_proj(x)) * up_proj(x)); [..., hidden] to [..., hidden] through intermediate_size."""
+    """down_proj(silu(gate_proj(x)) * up_proj(x)); [..., hidden] to [..., hidden] through intermediate_size.
 
-    def __init__(self, hidden_size: int, intermediate_size: int, bias: bool = False) -> None:
+    Args:
+        hidden_size: the last size of input and output.
+        intermediate_size: the width between the projections.
+        bias: whether the projections have one.
+        tile_tokens: run over this many tokens at a time (see `tiled_swiglu_mlp`), without bias only; None runs all at once.
+
+    Raises:
+        ValueError: tile_tokens together with bias.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int, bias: bool = False, tile_tokens: int | None = None) -> None:
         super().__init__()
+        if bias and tile_tokens is not None:
+            raise ValueError("SwiGLUMLP: tile_tokens needs bias=False; tiles have no bias.")
+        self.tile_tokens = tile_tokens
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.tile_tokens is not None:
+            weights = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+            return tiled_swiglu_mlp(x, *weights, tile_tokens=self.tile_tokens)
         return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 

@@ -98,7 +98,6 @@ class Checkpointer:
         """Device bytes held by kept outputs now."""
         return self._budget.bytes_kept
 
-    @torch.compiler.disable(reason="activation checkpointing with offload runs eagerly")
     def __call__(
         self,
         function: Callable[..., Any],
@@ -125,6 +124,10 @@ class Checkpointer:
         """
         if use_reentrant:
             raise ValueError("Checkpointer: use_reentrant=True is not supported; leave it out or pass False.")
+        run = _outside_graphs(Checkpointer._run) if torch.compiler.is_compiling() else Checkpointer._run
+        return run(self, function, args, preserve_rng_state, kwargs)
+
+    def _run(self, function: Callable[..., Any], args: tuple[Any, ...], preserve_rng_state: bool, kwargs: dict[str, Any]) -> Any:
         options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state}
         if self._names and "context_fn" in kwargs:
             raise ValueError("Checkpointer: context_fn excludes keep_attention and keep_operators; leave one of them out.")
@@ -163,6 +166,11 @@ class Checkpointer:
                 self._running.inside = before
 
         return run
+
+
+def _outside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind a graph break. Made on demand: torch.compiler.disable loads the compiler, which takes seconds."""
+    return torch.compiler.disable(function, reason="activation checkpointing with offload runs eagerly")
 
 
 def _unpack(held: tuple[Record, Slot]) -> Tensor:
