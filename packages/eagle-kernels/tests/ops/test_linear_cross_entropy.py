@@ -1,6 +1,7 @@
 """The fused loss: equal to plain autograd in float64, exact in what it skips, bounded in what it holds, loud about bad input."""
 
 import math
+from typing import Any
 
 import eagle_kernels
 import pytest
@@ -13,10 +14,11 @@ from eagle_kernels.ops.linear_cross_entropy import naive_linear_cross_entropy
 from eagle_kernels.ops.row_loss import LossTerms
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.spawn import start_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-def _case(tokens, width, vocab, supervised, seed=0, dtype=torch.float64):
+def _case(tokens, width, vocab, supervised, seed=0, dtype=torch.float64) -> Any:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(tokens, width, dtype=torch.float64, generator=generator).to(dtype).requires_grad_()
     weight = torch.randn(vocab, width, dtype=torch.float64, generator=generator).to(dtype).requires_grad_()
@@ -158,7 +160,7 @@ def test_bfloat16_sums_the_weight_gradient_over_chunks_without_losing_small_part
 def test_bfloat16_error_is_no_worse_than_the_gradients_of_the_eager_loss():
     hidden, weight, labels, loss_weight = _case(300, 64, 200, 0.8, dtype=torch.bfloat16)
     rows = (labels != -100).nonzero().squeeze(-1)
-    wide = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
+    wide: Any = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
     exact = torch.autograd.grad(naive_linear_cross_entropy(wide[0], wide[1], labels, loss_weight, rows, LossTerms()), wide)
     eager = torch.autograd.grad(
         naive_linear_cross_entropy(hidden, weight, labels, loss_weight, rows, LossTerms()), (hidden, weight)
@@ -239,14 +241,15 @@ def test_a_row_listed_against_its_ignored_label_counts_nothing(weighted):
 def test_the_kernel_equals_the_float64_truth(device, tokens, vocab, supervised, chunk_rows, weighted, options):
     hidden, weight, labels, loss_weight = _case(tokens, 6, vocab, supervised, tokens, torch.float32)
     rows = (labels != -100).nonzero().squeeze(-1)
-    wide = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
+    wide: Any = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
     terms = LossTerms(**options)
-    expected = naive_linear_cross_entropy(*wide, labels, loss_weight if weighted else None, rows, terms)
+    expected = naive_linear_cross_entropy(wide[0], wide[1], labels, loss_weight if weighted else None, rows, terms)
     truth = (expected, *torch.autograd.grad(3 * expected, wide))
-    moved = [tensor.detach().to(device).requires_grad_() for tensor in (hidden, weight)]
+    moved: Any = [tensor.detach().to(device).requires_grad_() for tensor in (hidden, weight)]
     with use_implementation("triton"):
         loss = eagle_kernels.linear_cross_entropy(
-            *moved,
+            moved[0],
+            moved[1],
             labels.to(device),
             loss_weight=loss_weight.to(device) if weighted else None,
             loss_rows=rows,
@@ -262,7 +265,7 @@ def test_the_kernel_equals_the_float64_truth(device, tokens, vocab, supervised, 
 def test_the_registered_operator_passes_opcheck(device, several):
     hidden, weight, labels, loss_weight = _case(5, 3, 7, 0.6, dtype=torch.float32)
     rows = None if several else (labels != -100).nonzero().squeeze(-1).to(device)
-    arguments = [tensor.detach().to(device).requires_grad_() for tensor in (hidden, weight)]
+    arguments: Any = [tensor.detach().to(device).requires_grad_() for tensor in (hidden, weight)]
     arguments += [labels.to(device), loss_weight.to(device), rows, 3.0, 0.01, 0.1, -100, True, True, several, 2 if several else 9]
     with use_implementation("triton"):
         torch.library.opcheck(torch.ops.eagle_kernels.linear_cross_entropy.default, tuple(arguments))
@@ -273,14 +276,14 @@ def test_the_registered_operator_passes_opcheck(device, several):
 def test_it_compiles_as_one_graph_and_equals_eager(device, rows_given, chunk_rows):
     hidden, weight, labels, _ = _case(9, 4, 11, 0.6, dtype=torch.float32)
     rows = (labels != -100).nonzero().squeeze(-1).to(device) if rows_given else None
-    moved = [tensor.detach().to(device).requires_grad_() for tensor in (hidden, weight)]
+    moved: Any = [tensor.detach().to(device).requires_grad_() for tensor in (hidden, weight)]
 
     def loss(hidden, weight, labels, rows):
         return eagle_kernels.linear_cross_entropy(hidden, weight, labels, loss_rows=rows, chunk_rows=chunk_rows) / 3
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    expected = torch.autograd.grad(loss(*moved, labels.to(device), rows), moved)
-    found = torch.autograd.grad(compiled(*moved, labels.to(device), rows), moved)
+    expected = torch.autograd.grad(loss(moved[0], moved[1], labels.to(device), rows), moved)
+    found = torch.autograd.grad(compiled(moved[0], moved[1], labels.to(device), rows), moved)
     torch.testing.assert_close(found, expected)
 
 
@@ -297,7 +300,8 @@ def _sharded_rank(rank, ranks, folder, implementation):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     hidden, weight, labels, loss_weight = _case(11, 4, 10, 0.7, dtype=torch.float32)
     begin, end = (0, 7) if rank == 0 else (7, 10)
-    shard = eagle_kernels.VocabShard(dist.group.WORLD, begin, 10)
+    group: Any = dist.group.WORLD
+    shard = eagle_kernels.VocabShard(group, begin, 10)
     mine = weight.detach()[begin:end].clone().requires_grad_()
     options = {"softcap": 3.0, "z_loss": 0.02, "label_smoothing": 0.1, "loss_weight": loss_weight}
     for chunk_rows in (3, 64):
@@ -315,7 +319,7 @@ def _sharded_rank(rank, ranks, folder, implementation):
 @pytest.mark.parametrize("implementation", ["torch", "triton"])
 @pytest.mark.skipif(torch.cuda.is_available(), reason="spawned ranks use the interpreter on the CPU")
 def test_a_vocabulary_sharded_over_two_ranks_gives_the_loss_and_gradients_of_one(tmp_path, implementation):
-    torch.multiprocessing.start_processes(_sharded_rank, (2, tmp_path, implementation), nprocs=2, start_method="fork")
+    start_processes(_sharded_rank, (2, tmp_path, implementation), nprocs=2, start_method="fork")
 
 
 def test_a_shard_that_does_not_fit_the_vocabulary_is_refused():
@@ -330,13 +334,15 @@ def test_a_shard_that_does_not_fit_the_vocabulary_is_refused():
 @pytest.mark.parametrize("chunk_rows", [128, 4096])
 def test_on_a_gpu_bfloat16_error_is_no_worse_than_that_of_the_eager_loss(chunk_rows):
     hidden, weight, labels, loss_weight = _case(700, 128, 5000, 0.6, dtype=torch.bfloat16)
-    arguments = [tensor.detach().cuda().requires_grad_() for tensor in (hidden, weight)]
+    arguments: Any = [tensor.detach().cuda().requires_grad_() for tensor in (hidden, weight)]
     labels, loss_weight = labels.cuda(), loss_weight.cuda()
     rows = (labels != -100).nonzero().squeeze(-1)
-    wide = [tensor.detach().double().requires_grad_() for tensor in arguments]
-    exact = naive_linear_cross_entropy(*wide, labels, loss_weight, rows, LossTerms())
-    eager = naive_linear_cross_entropy(*arguments, labels, loss_weight, rows, LossTerms())
-    loss = eagle_kernels.linear_cross_entropy(*arguments, labels, loss_weight=loss_weight, loss_rows=rows, chunk_rows=chunk_rows)
+    wide: Any = [tensor.detach().double().requires_grad_() for tensor in arguments]
+    exact = naive_linear_cross_entropy(wide[0], wide[1], labels, loss_weight, rows, LossTerms())
+    eager = naive_linear_cross_entropy(arguments[0], arguments[1], labels, loss_weight, rows, LossTerms())
+    loss = eagle_kernels.linear_cross_entropy(
+        arguments[0], arguments[1], labels, loss_weight=loss_weight, loss_rows=rows, chunk_rows=chunk_rows
+    )
     triples = zip(
         (exact, *torch.autograd.grad(exact / 300, wide)),
         (eager, *torch.autograd.grad(eager / 300, arguments)),
@@ -355,7 +361,7 @@ def test_with_loss_rows_the_host_never_waits_for_the_accelerator_and_a_listed_ig
     supervised = (labels != -100).nonzero().squeeze(-1)
     expected = naive_linear_cross_entropy(hidden, weight, labels, loss_weight, supervised, LossTerms())
     truth = torch.autograd.grad(expected, (hidden, weight))
-    moved = [tensor.detach().cuda().requires_grad_() for tensor in (hidden, weight)]
+    moved: Any = [tensor.detach().cuda().requires_grad_() for tensor in (hidden, weight)]
     labels, loss_weight = labels.cuda(), loss_weight.cuda()
     mode = torch.cuda.get_sync_debug_mode()
     for rows in (supervised, torch.arange(40)):

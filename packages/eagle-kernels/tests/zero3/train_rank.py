@@ -42,7 +42,6 @@ def toy_model(tied: bool) -> transformers.Qwen2ForCausalLM:
         num_key_value_heads=2,
         vocab_size=64,
         tie_word_embeddings=tied,
-        attn_implementation="sdpa",
     )
     return transformers.Qwen2ForCausalLM(config).train()
 

@@ -198,8 +198,9 @@ def _scaled(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
     if ctx.weight_gradient and ctx.several:
         weight = _scale_and_round(grad_weight, grad_loss, ctx.weight_dtype)
     elif ctx.weight_gradient:
+        inputs, rows = operands
         with torch.autocast(grad_loss.device.type, enabled=False):
-            weight = weight_gradient(grad_logits, *operands, grad_loss, ctx.weight_dtype)
+            weight = weight_gradient(grad_logits, inputs, rows, grad_loss, ctx.weight_dtype)
     return hidden, weight
 
 
