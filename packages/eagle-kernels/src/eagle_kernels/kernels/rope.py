@@ -28,13 +28,11 @@ class RopeConfig:
 
     @staticmethod
     def of(q: Tensor, half: int) -> RopeConfig:
-        """A tile of about 4096 pairs: neighbouring heads where they are adjacent in memory, neighbouring tokens where not."""
-        pairs = power_of_2(half)
-        room = max(1, 2048 // pairs)
+        """Eight neighbouring heads of a token where heads are adjacent in memory, else 64 tokens of a head (for 64 pairs)."""
+        tile = max(1, 512 // power_of_2(half))
         if q.stride(1) < q.stride(2):
-            heads = min(room, power_of_2(q.shape[1]))
-            return RopeConfig(tokens=max(1, room // heads), heads=heads, warps=4)
-        return RopeConfig(tokens=room, heads=1, warps=4)
+            return RopeConfig(tokens=1, heads=min(tile, power_of_2(q.shape[1])), warps=4)
+        return RopeConfig(tokens=8 * tile, heads=1, warps=8)
 
 
 @triton.jit
