@@ -42,9 +42,9 @@ class StepOptions:
         return chosen
 
 
-# At 32768 tokens there is memory for every attention output (1.8 GiB); at 131072 the bound is 45 GiB in all.
+# At 32768 tokens there is memory for every attention output (6.2 GiB); at 131072 the bound is 45 GiB in all.
 DEFAULTS = {
-    "step_32768": StepOptions(keep_attention=True),
+    "step_32768": StepOptions(keep_attention=True, mlp_tile_tokens=16384),
     "step_131072": StepOptions(
         offload_inputs=True, keep_attention=True, offload_kept=True, keep_budget_gib=0, mlp_tile_tokens=16384
     ),
