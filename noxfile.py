@@ -221,4 +221,4 @@ def compat(session: nox.Session, transformers: str) -> None:
         )
     for package in ("eagle-model", "eagle-kernels"):
         assert_installed_from_wheel(session, package)
-    session.run("pytest", "-m", "not soak", "packages/eagle-model/tests", "packages/eagle-kernels/tests", *session.posargs)
+    session.run("pytest", "-m", "not soak", "packages/eagle-kernels/tests", "packages/eagle-model/tests", *session.posargs)
