@@ -23,12 +23,20 @@ SHARED_MEMORY = 200 * 1024
 
 @dataclass(frozen=True)
 class RowConfig:
-    """Launch shape of a row-wise kernel: rows held at a time, warps, loads in flight, programs on each multiprocessor."""
+    """Launch shape of a row-wise kernel: rows held at a time, warps, loads in flight, programs on each multiprocessor.
+
+    `programs` 0 stands for one program a tile.
+    """
 
     rows: int
     warps: int
     stages: int = 3
     programs: int = 2
+
+    @staticmethod
+    def single(block: int) -> RowConfig:
+        """A program for every tile, which nothing has to be carried between: the scheduler keeps more loads in flight."""
+        return RowConfig(max(1, 4096 // block), warps=min(32, max(4, block // 1024)), stages=1, programs=0)
 
     @staticmethod
     def of(block: int, row_bytes: int) -> RowConfig:
@@ -45,7 +53,8 @@ class RowConfig:
 
     def grid(self, rows: int, device: torch.device) -> int:
         """Programs that share the rows."""
-        return min(ceil_div(rows, self.rows), self.programs * multiprocessors(device))
+        tiles = ceil_div(rows, self.rows)
+        return min(tiles, self.programs * multiprocessors(device)) if self.programs else tiles
 
 
 @triton.jit
@@ -149,7 +158,7 @@ def forward(
     rstd = torch.empty(x.shape[:-1].numel(), dtype=torch.float32, device=x.device)
     if rows and columns:
         block = power_of_2(columns)
-        config = config or RowConfig.of(block, block * x.element_size() * (1 if residual is None else 2))
+        config = config or RowConfig.single(block)
         _forward[(config.grid(rows, x.device),)](
             flat,
             flat_residual,

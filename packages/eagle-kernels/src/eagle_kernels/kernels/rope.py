@@ -27,12 +27,15 @@ class RopeConfig:
     groups: int = 1
 
     @staticmethod
-    def of(q: Tensor, half: int) -> RopeConfig:
-        """Eight neighbouring heads of a token where heads are adjacent in memory, else 64 tokens of a head (for 64 pairs)."""
+    def of(q: Tensor, half: int, tables: bool) -> RopeConfig:
+        """For 64 pairs: eight neighbouring heads of a token where heads are adjacent in memory, else tokens of one head.
+
+        Cosines and sines that are read, not computed, are read once for many tokens and all heads.
+        """
         tile = max(1, 512 // power_of_2(half))
         if q.stride(1) < q.stride(2):
             return RopeConfig(tokens=1, heads=min(tile, power_of_2(q.shape[1])), warps=4)
-        return RopeConfig(tokens=8 * tile, heads=1, warps=8)
+        return RopeConfig(8 * tile, 1, warps=8) if tables else RopeConfig(2 * tile, 1, warps=8, groups=4)
 
 
 @triton.jit
@@ -261,7 +264,7 @@ def rotate(
             positions.stride(-1),
         )
     kept = head_dim - 2 * half
-    config = config or RopeConfig.of(q, half)
+    config = config or RopeConfig.of(q, half, isinstance(source, Tables))
     if q.numel() or k.numel():
         _rope[(batch * ceil_div(tokens, config.tokens), config.groups)](
             *(q, k, q_out, k_out, cos, sin, positions, inv_freq, heads, k.shape[1], tokens),
