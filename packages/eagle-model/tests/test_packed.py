@@ -208,3 +208,27 @@ def test_sliding_window_layers_are_refused(make_model: Any):
     model = make_model(text_options=options, attention=PACKED_SDPA)
     with pytest.raises(ValueError, match="full attention only"):
         model(**packed_batch(model))
+
+
+def test_features_placed_by_the_caller_give_the_same_loss_and_gradients(make_model: Any):
+    """The hook of context parallelism; here it places the features of all tiles where `embed` would."""
+    model = make_model(attention=PACKED_SDPA).train()
+    batch = packed_batch(model)
+    context = batch["input_ids"] == model.config.image_token_index
+
+    def place(embeddings: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        return embeddings.masked_scatter(context.unsqueeze(-1), features)
+
+    (expected,) = torch.autograd.grad(model(**batch).loss, model.mlp1[1].weight)
+    output = model(**batch, place_features=place)
+    assert torch.equal(torch.autograd.grad(output.loss, model.mlp1[1].weight)[0], expected)
+    assert output.image_hidden_states.shape[0] == sum(TILES)
+    moved = model(**batch, place_features=lambda embeddings, features: place(embeddings, features.flip(0)))
+    assert not torch.equal(moved.loss, output.loss)
+
+
+@pytest.mark.parametrize("change", [{"pixel_values": None}, {"image_flags": torch.ones(sum(TILES), dtype=torch.int64)}])
+def test_features_cannot_be_placed_without_tiles_or_with_flags(make_model: Any, change: dict[str, Any]):
+    model = make_model(attention=PACKED_SDPA)
+    with pytest.raises(ValueError, match="place_features takes the pixel_values or visual_features of real tiles"):
+        model(**{**packed_batch(model), **change}, place_features=lambda embeddings, features: embeddings)

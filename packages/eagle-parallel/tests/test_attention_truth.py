@@ -4,7 +4,8 @@ from itertools import accumulate, pairwise
 
 import pytest
 import torch
-from eagle_parallel import Span, attention_backward, attention_forward, attention_truth, merge_attention, varlen_attention
+from eagle_parallel import Span, attention_backward, attention_forward, merge_attention, varlen_attention
+from eagle_parallel.kernels import truth as attention_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

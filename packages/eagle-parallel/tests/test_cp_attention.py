@@ -3,7 +3,6 @@
 import pytest
 import torch
 from eagle_parallel import Mesh, ModelShape, NotYetSupported, cp_attention, make_plan, varlen_attention
-from eagle_parallel.cp_attention import local_spans
 
 
 def test_one_process_without_a_mesh_is_plain_packed_attention():
@@ -13,27 +12,24 @@ def test_one_process_without_a_mesh_is_plain_packed_attention():
     torch.testing.assert_close(cp_attention(q, k, v, plan), varlen_attention(q, k, v, [0, 3, 9])[0])
 
 
-def test_spans_give_each_piece_the_keys_from_its_documents_start():
-    plan = make_plan([0, 8, 12], 2)
-    assert [tuple(span) for span in local_spans(plan, 0)] == [(0, 2, 0, 2, 0), (2, 4, 0, 8, 6), (4, 5, 8, 9, 0), (5, 6, 8, 12, 3)]
-
-
 @pytest.mark.parametrize(
-    ("error", "match", "mesh", "options"),
+    ("error", "match", "options"),
     [
-        (NotYetSupported, r"ulysses=2 is not in this version; use init_mesh\(cp=2, ulysses=1\)", Mesh(1, 1, 2, rank=0), {}),
+        (NotYetSupported, r"sliding windows \(window=4096\).*use full attention, window=None", {"window": 4096}),
         (
             NotYetSupported,
-            "algorithm 'ring' is not in this version; use algorithm='gather_kv'",
-            Mesh(1, 2, 1, rank=0),
-            {"algorithm": "ring"},
+            "kernel 'flash' cannot run here: .* needs a CUDA device, not cpu. Use kernel='auto'",
+            {"kernel": "flash"},
         ),
+        (ValueError, "algorithm 'rings' is unknown; use one of auto, gather_kv, ring", {"algorithm": "rings"}),
+        (ValueError, "kernel 'flas' is unknown; use one of auto, truth, flash", {"kernel": "flas"}),
+        (ValueError, "head_groups must be a positive integer or None, got 0", {"head_groups": 0}),
     ],
 )
-def test_what_is_not_there_yet_is_a_typed_error_with_the_mend(error, match, mesh, options):
-    plan = make_plan([0, 8], mesh)
+def test_options_that_cannot_be_had_are_typed_errors_with_the_mend(error, match, options):
+    plan = make_plan([0, 8], 1)
     with pytest.raises(error, match=match):
-        cp_attention(torch.zeros(4, 2, 4), torch.zeros(4, 2, 4), torch.zeros(4, 2, 4), plan, mesh, **options)
+        cp_attention(torch.zeros(8, 2, 4), torch.zeros(8, 2, 4), torch.zeros(8, 2, 4), plan, **options)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,13 @@ def test_a_plan_is_a_value_that_does_not_depend_on_how_the_borders_came():
         (ValueError, "cu_seqlens is on meta", torch.zeros(2, dtype=torch.int32, device="meta"), 2, {}),
         (ValueError, "mesh sizes must be positive", [0, 4], 0, {}),
         (TypeError, "mesh must be a Mesh", [0, 4], "2", {}),
-        (ValueError, "layout 'stripe' is unknown; use one of zigzag, contiguous", [0, 4], 2, {"layout": "stripe"}),
+        (
+            ValueError,
+            "layout 'stripe' is unknown; use one of zigzag, contiguous, balanced, auto",
+            [0, 4],
+            2,
+            {"layout": "stripe"},
+        ),
     ],
 )
 def test_wrong_arguments_are_errors_that_name_the_argument(error, match, cu_seqlens, mesh, options):

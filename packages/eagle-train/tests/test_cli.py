@@ -40,7 +40,7 @@ def test_what_show_prints_is_the_recipe(tmp_path: Path):
         (("run", "quickstart", "sede=1"), "unknown key 'sede' in Recipe; did you mean 'seed'"),
         (("run", "quickstart", "stages.0.learning_rate=1"), "unknown key 'learning_rate' in Stage"),
         (("run", "quickstart", "seed"), "is not key=value"),
-        (("run", "quickstart", "parallel.cp=2"), "not built yet"),
+        (("run", "quickstart", "engine.kind=deepspeed"), "not built yet"),
         (("run", "finetune-8b", "data.recipe=/nowhere/my.json"), "there is no file /nowhere/my.json"),
         (("--fresh", "run", "quickstart"), "--fresh belongs behind the command"),
     ],
@@ -61,7 +61,7 @@ def test_recipes_are_read_and_refused_without_loading_torch(tmp_path: Path):
     code = (
         "import sys\nfrom eagle_train.cli import app\n"
         "import eagle_train\n"
-        "for arguments in (['--help'], ['recipes'], ['show', 'quickstart'], ['run', 'quickstart', 'parallel.cp=2']):\n"
+        "for arguments in (['--help'], ['recipes'], ['show', 'quickstart'], ['run', 'quickstart', 'engine.kind=deepspeed']):\n"
         "    try: app(arguments, standalone_mode=False)\n"
         "    except SystemExit: pass\n"
         "print('heavy:', [name for name in ('torch', 'transformers', 'sklearn', 'av') if name in sys.modules])"

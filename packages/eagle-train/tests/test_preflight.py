@@ -15,8 +15,7 @@ from eagle_train.recipe_files import load_recipe
     ("override", "message"),
     [
         ("engine.kind=deepspeed", r"DeepSpeed engine is not built yet; use engine.kind=local"),
-        ("parallel.cp=2", r"parallel.cp: .* not built yet; use parallel.cp=1"),
-        ("parallel.ulysses=2", r"parallel.ulysses: .* not built yet"),
+        ("parallel={cp: 6, ulysses: 4}", r"parallel.ulysses: 4 does not divide parallel.cp=6; use one of 1, 2, 3, 6"),
         ("evaluation.sets={a: gone.jsonl}", r"evaluation.sets.a: there is no file .*gone.jsonl"),
         ("evaluation.sets={overall: gone.jsonl}", r"'overall' is the name of the total"),
     ],
@@ -47,14 +46,16 @@ def test_a_device_that_is_not_there_is_named():
 
 def test_several_problems_are_reported_at_once():
     with pytest.raises(RecipeError) as error:
-        check(load_recipe("quickstart", ["engine.kind=deepspeed", "parallel.cp=2"]))
-    assert str(error.value).count("not built yet") == 2
+        check(load_recipe("quickstart", ["engine.kind=deepspeed", "parallel.ulysses=2"]))
+    assert "not built yet" in str(error.value)
+    assert "does not divide" in str(error.value)
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="WORLD_SIZE is 2"):
-        check(load_recipe("quickstart"))
+def test_processes_beyond_the_context_parallel_ones_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(RecipeError, match=r"WORLD_SIZE is 4, but this recipe trains with 2 \(parallel.cp\).*set parallel.cp=4"):
+        check(load_recipe("quickstart", ["parallel.cp=2"]))
+    check(load_recipe("quickstart", ["parallel.cp=4"]))
 
 
 @pytest.mark.parametrize("path", ["./gone", "/gone", "gone", "a/b/c"])

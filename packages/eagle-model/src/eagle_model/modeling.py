@@ -8,6 +8,7 @@ pixels are made elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +196,7 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, EagleGenerationMixin)
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         visual_features: torch.Tensor | None = None,
+        place_features: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Eagle2_5_VLOutput | tuple[Any, ...]:
@@ -219,8 +221,11 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, EagleGenerationMixin)
             use_cache: whether to fill one; off by default where a loss is asked for.
             logits_to_keep: make logits only for the last n tokens, or for these positions; 0 means all.
             visual_features: see `embed`; not with `inputs_embeds`.
+            place_features: puts features of tiles into token embeddings [1, tokens, hidden], in place of `embed`'s own way. For
+                context parallelism: tokens and tiles are one rank's share of a pack, `cu_seqlens` those of the whole pack,
+                and the features of a tile go to the ranks that own its tokens (eagle-parallel's `scatter_vision`).
             return_dict: False returns a tuple.
-            **kwargs: passed to the language model, e.g. `output_hidden_states`.
+            **kwargs: passed to the language model, e.g. `output_hidden_states`, or eagle-parallel's `cp_plan`.
 
         Raises:
             ValueError: contradictory arguments, or image tokens and features that do not match.
@@ -239,6 +244,11 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, EagleGenerationMixin)
         if input_ids is not None and no_pictures and past_key_values is not None and past_key_values.get_seq_length() > 0:
             # Decoding: a generated context token is a token like any other, there is no picture to put in its place.
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        elif input_ids is not None and place_features is not None:
+            image_features = visual_features if pixel_values is None else self.get_image_features(pixel_values)
+            if image_features is None or image_flags is not None:
+                raise ValueError("place_features takes the pixel_values or visual_features of real tiles, and no image_flags")
+            inputs_embeds = place_features(self.get_input_embeddings()(input_ids), image_features)
         elif input_ids is not None:
             inputs_embeds, image_features = self.embed(input_ids, pixel_values, image_flags, visual_features)
         elif pixel_values is not None or visual_features is not None:

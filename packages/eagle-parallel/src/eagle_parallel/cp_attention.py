@@ -1,35 +1,32 @@
-"""Causal attention of a pack whose tokens are spread over ranks, by gathering keys and values: exact, and plain PyTorch.
+"""Causal attention of a pack whose tokens are spread over ranks: Ulysses inside, gathering of keys or a ring outside.
 
-Every rank gathers K and V of the whole pack, attends with its own queries (each sees all its keys, so nothing is merged), and in
-the backward pass gathers again, then sums dK and dV over ranks and keeps its own rows. What is saved for the backward pass is
-local. Equal to one process to the last rounding; ring and Ulysses are not in this version and say so.
+The Ulysses ranks of a ring rank first exchange tokens for heads; the ring ranks that hold the same heads then attend to each
+other's keys; the way back returns tokens with all heads. Equal to one process to rounding. Not for dropout or sliding windows.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Literal, get_args
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from eagle_parallel.attention_truth import Span, attention_backward, attention_forward, check_heads
+from eagle_parallel.attention.gather_kv import gather_kv_attention
+from eagle_parallel.attention.job import Job, stages
+from eagle_parallel.attention.ring import ring_attention
+from eagle_parallel.attention.schedule import GatherSchedule, gather_schedule, ring_schedule
+from eagle_parallel.attention.ulysses import HeadExchange, to_heads, to_tokens
 from eagle_parallel.errors import NotYetSupported
-from eagle_parallel.exchange import check_mesh, check_rows, gather_rows, reduce_rows
+from eagle_parallel.exchange import check_mesh, check_rows
+from eagle_parallel.kernels.base import KernelName, choose_kernel
+from eagle_parallel.kernels.truth import check_heads
+from eagle_parallel.layout import HeadShare, deal_heads
 from eagle_parallel.mesh import Mesh
 from eagle_parallel.plan import Plan
 
-Algorithm = Literal["gather_kv", "ring"]
+Algorithm = Literal["auto", "gather_kv", "ring"]
 
-
-def local_spans(plan: Plan, rank: int) -> list[Span]:
-    """A rank's pieces as attention spans: its own query rows against the pack's key rows from the document's start."""
-    spans, row = [], 0
-    for document, start, end in plan.pieces[rank]:
-        first_key = plan.cu_seqlens[document]
-        spans.append(Span(row, row + end - start, first_key, first_key + end, start))
-        row += end - start
-    return spans
+# Received bytes for which one more stage of heads pays: smaller ones leave kernels and wire too little to do.
+_STAGE_BYTES = 32 * 2**20
 
 
 def cp_attention(
@@ -40,38 +37,43 @@ def cp_attention(
     mesh: Mesh | None = None,
     *,
     scale: float | None = None,
-    algorithm: Algorithm = "gather_kv",
+    algorithm: Algorithm = "auto",
+    kernel: Literal["auto"] | KernelName = "auto",
+    head_groups: int | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """Causal attention within each document of the plan's pack, for this rank's queries. Differentiable in q, k and v.
 
-    Collective over the context-parallel group, forward and backward: one gather forward; one gather and one sum backward. Partial
-    dK and dV are formed and summed in float32 (float64 for float64), then rounded to the input's dtype.
+    Collective over the context-parallel group, forward and backward; every rank issues the same collectives in the same order,
+    also one that owns nothing. Partial dK and dV travel in the input's dtype and are summed in float32 (float64 for float64).
 
     Args:
         q: [local_tokens, query_heads, head_dim], this rank's tokens as the plan deals them, positions already applied.
-        k: [local_tokens, kv_heads, head_dim]; query_heads is a multiple of kv_heads.
+        k: [local_tokens, kv_heads, head_dim]; query_heads is a multiple of kv_heads, otherwise any numbers.
         v: shaped like k.
         plan: the pack's plan.
         mesh: the mesh of the plan; may be left out when plan.cp is 1.
         scale: factor on q k^T; head_dim ** -0.5 when None.
-        algorithm: "gather_kv"; "ring" is named for later.
+        algorithm: what the ring ranks do: "gather_kv" or "ring" (the baseline); "auto" gathers.
+        kernel: "truth", "flash", "cudnn", "fa" (see `available`); "auto" is flash for bfloat16 and float16 on CUDA, else truth.
+        head_groups: stages of KV heads in which keys are gathered, at most the KV heads of a rank; from the sizes when None.
+        window: sliding windows are not supported; None.
 
     Returns:
         [local_tokens, query_heads, head_dim] in q's dtype.
 
     Raises:
-        ValueError: mesh, plan and tensors do not fit each other; raised before anything is sent.
+        ValueError: mesh, plan and tensors do not fit each other, or an option is unknown; raised before anything is sent.
         TypeError: dtypes differ.
-        NotYetSupported: ulysses > 1, or algorithm "ring".
+        NotYetSupported: window, or a kernel that cannot run here.
     """
     rank = check_mesh(plan, mesh)
-    if plan.cp_ulysses > 1:
-        raise NotYetSupported(
-            f"attention with ulysses={plan.cp_ulysses} is not in this version; use init_mesh(cp={plan.cp}, ulysses=1), "
-            f"which gathers keys over all {plan.cp} ranks and takes any number of heads."
-        )
-    if algorithm != "gather_kv":
-        raise NotYetSupported(f"algorithm {algorithm!r} is not in this version; use algorithm='gather_kv'.")
+    if window is not None:
+        raise NotYetSupported(f"sliding windows (window={window}) are not in this version; use full attention, window=None.")
+    if algorithm not in get_args(Algorithm):
+        raise ValueError(f"algorithm {algorithm!r} is unknown; use one of {', '.join(get_args(Algorithm))}.")
+    if head_groups is not None and head_groups < 1:
+        raise ValueError(f"head_groups must be a positive integer or None, got {head_groups!r}.")
     check_heads(q, k, v)
     for name, tensor in (("q", q), ("k", k)):
         check_rows(name, tensor, plan, rank)
@@ -81,30 +83,31 @@ def cp_attention(
             f"q has shape {list(q.shape)} and k {list(k.shape)} but the plan's model_shape says {shape.query_heads} query heads, "
             f"{shape.kv_heads} kv heads, head_dim {shape.head_dim}."
         )
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return cast(Tensor, _GatherKV.apply(q, k, v, plan, mesh, rank, scale))
+    factor = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    chosen = choose_kernel(kernel, q)
+    shares = tuple(deal_heads(q.shape[1], k.shape[1], plan.cp_ulysses))
+    group = q.shape[1] // k.shape[1]
+    ring_rank, inner = divmod(rank, plan.cp_ulysses)
+    heads = None
+    if mesh is not None and (inner_group := mesh.group("cp_ulysses")) is not None:
+        first = ring_rank * plan.cp_ulysses
+        tokens = tuple(plan.local_tokens(first + other) for other in range(plan.cp_ulysses))
+        heads = HeadExchange(shares, tokens, inner, inner_group)
+        q, k, v = to_heads(q, k, v, heads)
+    ring_group = mesh.group("cp_ring") if mesh is not None else None
+    if algorithm == "ring" and ring_group is not None:
+        job = Job(ring_schedule(plan, ring_rank, q.device), stages(shares[inner], group, 1), ring_group, chosen, factor)
+        out = ring_attention(q, k, v, job)
+    else:
+        schedule = gather_schedule(plan, ring_rank, q.device)
+        count = _stage_count(schedule, shares, q, head_groups) if ring_group is not None else 1
+        out = gather_kv_attention(q, k, v, Job(schedule, stages(shares[inner], group, count), ring_group, chosen, factor))
+    return to_tokens(out, heads) if heads is not None else out
 
 
-class _GatherKV(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, mesh: Mesh | None, rank: int, scale: float) -> Tensor:
-        full_k, full_v = _gather_pair(k, v, plan, mesh)
-        out, lse = attention_forward(q, full_k, full_v, local_spans(plan, rank), scale)
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.plan, ctx.mesh, ctx.rank, ctx.scale = plan, mesh, rank, scale
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, out, lse = ctx.saved_tensors
-        full_k, full_v = _gather_pair(k, v, ctx.plan, ctx.mesh)
-        spans = local_spans(ctx.plan, ctx.rank)
-        dq, dk, dv = attention_backward(grads[0], q, full_k, full_v, out, lse, spans, ctx.scale)
-        dk, dv = reduce_rows(torch.cat((dk, dv), dim=1), ctx.plan, ctx.mesh).chunk(2, dim=1)
-        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
-
-
-def _gather_pair(k: Tensor, v: Tensor, plan: Plan, mesh: Mesh | None) -> tuple[Tensor, Tensor]:
-    full_k, full_v = gather_rows(torch.cat((k, v), dim=1), plan, mesh).chunk(2, dim=1)
-    return full_k, full_v
+def _stage_count(schedule: GatherSchedule, shares: tuple[HeadShare, ...], q: Tensor, asked: int | None) -> int:
+    """Stages of KV heads; the same on every rank, for it depends on what all of them know."""
+    most = max(1, min(share.kv_heads for share in shares))
+    widest = max(share.kv_heads for share in shares)
+    received = 2 * schedule.widest * widest * q.shape[2] * q.element_size()
+    return min(most, asked or max(1, received // _STAGE_BYTES))

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from eagle_parallel.kernels.segments import to_device
 from eagle_parallel.mesh import Mesh
 from eagle_parallel.plan import Plan
 
@@ -50,7 +51,7 @@ def gather_rows(local: Tensor, plan: Plan, mesh: Mesh | None) -> Tensor:
     sent[: local.shape[0]] = local
     received = local.new_empty((plan.cp, *sent.shape))
     dist.all_gather(list(received.unbind(0)), sent, group=mesh.group("cp"))
-    return received.flatten(0, 1).index_select(0, _places(plan).to(local.device))
+    return received.flatten(0, 1).index_select(0, _places(plan, local.device))
 
 
 def reduce_rows(full: Tensor, plan: Plan, mesh: Mesh | None) -> Tensor:
@@ -59,7 +60,7 @@ def reduce_rows(full: Tensor, plan: Plan, mesh: Mesh | None) -> Tensor:
         return full
     room = _room(plan)
     sent = full.new_zeros((plan.cp * room, *full.shape[1:]))
-    sent[_places(plan).to(full.device)] = full
+    sent[_places(plan, full.device)] = full
     received = torch.empty_like(sent)
     # An exchange and a local sum in rank order, not a reduce-scatter: two runs give the same bits.
     dist.all_to_all_single(received, sent, group=mesh.group("cp"))
@@ -105,10 +106,14 @@ def _room(plan: Plan) -> int:
     return max(plan.local_tokens(rank) for rank in range(plan.cp))
 
 
-def _places(plan: Plan) -> Tensor:
-    """Row of the wire buffer [cp * room] in which each token of the pack travels: int64 [tokens]."""
-    places, room = torch.empty(plan.tokens, dtype=torch.int64), _room(plan)
-    for rank in range(plan.cp):
-        index = plan.local_index(rank)
-        places[index] = torch.arange(index.numel()) + rank * room
-    return places
+def _places(plan: Plan, device: torch.device) -> Tensor:
+    """Row of the wire buffer [cp * room] in which each token of the pack travels: int64 [tokens], kept with the plan."""
+
+    def build() -> Tensor:
+        places, room = torch.empty(plan.tokens, dtype=torch.int64), _room(plan)
+        for rank in range(plan.cp):
+            index = plan.local_index(rank)
+            places[index] = torch.arange(index.numel()) + rank * room
+        return to_device(places, device)
+
+    return plan.derived(("places", str(device)), build)

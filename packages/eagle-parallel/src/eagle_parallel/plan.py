@@ -1,15 +1,15 @@
-"""The plan of a pack: who owns which tokens of which document, in host integers and nothing else.
+"""The plan of a pack: who owns which tokens of which document, in host integers.
 
 Made once per pack from its cu_seqlens; `shard_batch`, `gather` and `cp_attention` all read the same plan. A plan is a value:
-frozen, hashable, equal on every rank, without tensors or process groups.
+frozen, hashable, equal on every rank, without process groups. Index tensors derived from it are kept with it and die with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,14 @@ from eagle_parallel import layout as layouts
 from eagle_parallel.layout import Piece
 from eagle_parallel.mesh import Mesh
 
-Layout = Literal["zigzag", "contiguous"]
+Layout = Literal["zigzag", "contiguous", "balanced"]
+Derived = TypeVar("Derived")
+
+_DEALERS: dict[Layout, Callable[[Sequence[int], int], list[list[Piece]]]] = {
+    "zigzag": layouts.zigzag,
+    "contiguous": layouts.contiguous,
+    "balanced": layouts.balanced,
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Plan:
     """Who owns what. `pieces[cp_rank]` lists that rank's (document, start, end) in pack order; every token is owned once.
 
     `cu_seqlens` are the document borders of the whole pack, 0 first and the token count last. Ranks are context-parallel
-    ranks, 0 to cp - 1, as `Mesh.cp_rank` gives them.
+    ranks, 0 to cp - 1, as `Mesh.cp_rank` gives them. `layout` is the one in use, `why` says who chose it and for what reason.
     """
 
     cu_seqlens: tuple[int, ...]
@@ -51,6 +58,8 @@ class Plan:
     layout: Layout
     pieces: tuple[tuple[Piece, ...], ...]
     model_shape: ModelShape | None = None
+    why: str = field(default="", compare=False)
+    _derived: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def cp(self) -> int:
@@ -62,8 +71,9 @@ class Plan:
         return self.cu_seqlens[-1]
 
     def local_tokens(self, rank: int) -> int:
-        """Tokens that a rank owns; at most one more than any other rank's."""
-        return sum(end - start for _, start, end in self.pieces[self._checked(rank)])
+        """Tokens that a rank owns."""
+        pieces = self.pieces[self._checked(rank)]
+        return self.derived(("local_tokens", rank), lambda: sum(end - start for _, start, end in pieces))
 
     def local_index(self, rank: int) -> Tensor:
         """Pack positions of a rank's tokens in the order in which it holds them: int64 [local_tokens] on the CPU, ascending."""
@@ -77,6 +87,20 @@ class Plan:
         """Pairs (query, key) that causal attention visits for a rank's queries."""
         return sum((end * (end + 1) - start * (start + 1)) // 2 for _, start, end in self.pieces[self._checked(rank)])
 
+    def ring_pieces(self, ring_rank: int) -> tuple[Piece, ...]:
+        """What the Ulysses ranks of a ring rank own together, in the order in which their tokens lie after the head exchange."""
+        first = ring_rank * self.cp_ulysses
+        return tuple(layouts.joined(piece for pieces in self.pieces[first : first + self.cp_ulysses] for piece in pieces))
+
+    def derived(self, key: Hashable, build: Callable[[], Derived]) -> Derived:
+        """What `build` makes of this plan, made once for each key and kept with the plan: index tensors on a device."""
+        if key not in self._derived:
+            self._derived[key] = build()
+        return self._derived[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_derived": {}}
+
     def _checked(self, rank: int) -> int:
         if not 0 <= rank < self.cp:
             raise ValueError(f"rank {rank} is not a context-parallel rank of this plan (0 to {self.cp - 1}); pass mesh.cp_rank.")
@@ -87,7 +111,7 @@ def make_plan(
     cu_seqlens: Sequence[int] | Tensor,
     mesh: Mesh | int | tuple[int, int],
     model_shape: ModelShape | None = None,
-    layout: Layout = "zigzag",
+    layout: Layout | Literal["auto"] = "zigzag",
 ) -> Plan:
     """Decide who owns which tokens of a pack. Any document length, no padding, no divisibility rule.
 
@@ -100,7 +124,9 @@ def make_plan(
             empty document). A tensor on an accelerator is refused: reading it would wait for the device.
         mesh: a Mesh, or the number of context-parallel ranks, or the pair (cp_ring, cp_ulysses).
         model_shape: checked against the tensors given to `cp_attention`, where present.
-        layout: "zigzag" (balanced for causal attention) or "contiguous" (the baseline: one run of the pack each).
+        layout: "zigzag" (every document over all ring ranks), "balanced" (short documents whole on one ring rank, long ones
+            zigzag), "contiguous" (the baseline: one run of the pack each), or "auto" (the cost model of
+            `eagle_parallel.planner` chooses; `plan.why` says what and why).
 
     Returns:
         The plan, equal on every rank that passes equal arguments.
@@ -111,12 +137,42 @@ def make_plan(
     """
     borders = _borders(cu_seqlens)
     ring, ulysses = _sizes(mesh)
-    if layout not in get_args(Layout):
-        raise ValueError(f"layout {layout!r} is unknown; use one of {', '.join(get_args(Layout))}.")
+    if layout != "auto" and layout not in _DEALERS:
+        raise ValueError(f"layout {layout!r} is unknown; use one of {', '.join(get_args(Layout))}, auto.")
     lengths = [after - before for before, after in pairwise(borders)]
-    shares = (layouts.zigzag if layout == "zigzag" else layouts.contiguous)(lengths, ring)
+    chosen, why = _choose(lengths, ring, ulysses, model_shape) if layout == "auto" else (layout, "asked for")
+    shares = _DEALERS[chosen](lengths, ring)
     pieces = tuple(tuple(part) for share in shares for part in layouts.split(share, ulysses))
-    return Plan(borders, ring, ulysses, layout, pieces, model_shape)
+    return Plan(borders, ring, ulysses, chosen, pieces, model_shape, why)
+
+
+def explain(plan: Plan) -> str:
+    """What a plan does and why, in a few lines for people: layout and its reason, shares, causal work, documents kept whole."""
+    tokens = [plan.local_tokens(rank) for rank in range(plan.cp)]
+    # After the head exchange the Ulysses ranks of a ring rank attend to the same tokens, each with its own heads.
+    work = [sum(map(plan.causal_work, range(first, first + plan.cp_ulysses))) for first in range(0, plan.cp, plan.cp_ulysses)]
+    mean = sum(work) / len(work)
+    lengths = [after - before for before, after in pairwise(plan.cu_seqlens)]
+    parts = [0] * len(lengths)
+    for ring_rank in range(plan.cp_ring):
+        for document in {piece.document for piece in plan.ring_pieces(ring_rank)}:
+            parts[document] += 1
+    whole = sum(part == 1 for part in parts)
+    return (
+        f"layout {plan.layout}: {plan.why or 'no reason recorded'}\n"
+        f"{plan.tokens} tokens of {sum(map(bool, lengths))} documents over {plan.cp} ranks "
+        f"(cp_ring={plan.cp_ring}, cp_ulysses={plan.cp_ulysses}): {min(tokens)} to {max(tokens)} tokens each\n"
+        f"causal work of the busiest ring rank: {max(work) / mean if mean else 1.0:.4f} of the mean\n"
+        f"{whole} documents are whole on one ring rank and send no keys; the longest has {max(lengths)} tokens"
+    )
+
+
+def _choose(lengths: list[int], ring: int, ulysses: int, model_shape: ModelShape | None) -> tuple[Layout, str]:
+    try:
+        from eagle_parallel.planner import choose_layout  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        return "zigzag", f"the cost model cannot be imported ({error}); zigzag is right for every pack"
+    return choose_layout(lengths, ring, ulysses, model_shape)
 
 
 def _borders(cu_seqlens: Sequence[int] | Tensor) -> tuple[int, ...]:

@@ -59,14 +59,16 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 def _run(name: str, overrides: list[str], fresh: bool) -> None:
+    from rich.console import Console
     from rich.markup import escape
 
     from eagle_train.display import Display
     from eagle_train.errors import Interrupted, RecipeError, RunError
+    from eagle_train.launch import launch, starts_ranks
     from eagle_train.preflight import check
     from eagle_train.recipe_files import load_recipe
 
-    display = Display()
+    display = Display(Console(quiet=os.environ.get("RANK", "0") != "0"))  # under torchrun the first rank speaks for all
     try:
         recipe = load_recipe(name, overrides)
         check(recipe)
@@ -75,9 +77,13 @@ def _run(name: str, overrides: list[str], fresh: bool) -> None:
         # Read when torch is loaded. Threads that spin long while they wait slow a run down several times on cores that other
         # programs use; a short spin costs nothing on idle ones (13 ms a toy step as by default; never spinning: 27 ms).
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        from eagle_train.pipeline import Run
+        if starts_ranks(recipe):
+            todo = launch(recipe, fresh=fresh)
+        else:
+            from eagle_train.pipeline import Run
 
-        if not Run(recipe, display).start(fresh=fresh):
+            todo = Run(recipe, display).start(fresh=fresh)
+        if not todo:
             page = escape(str(recipe.folder / "report.html"))
             display.say(f"This run is finished: see [cyan]{page}[/], or start it over with [bold]--fresh[/].")
     except Interrupted:

@@ -1,7 +1,7 @@
 """The engine of a stage: backward passes and optimiser steps behind one small interface.
 
-`LocalEngine` is plain PyTorch in one process. An engine owns gradients and optimiser state; what is trained, in which
-order, on which data is the trainer's business (`eagle_train.training`).
+`LocalEngine` is plain PyTorch, in one process or in several that each hold the whole model. An engine owns gradients and
+optimiser state; what is trained, in which order, on which data is the trainer's business (`eagle_train.training`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
+from eagle_parallel import Mesh
 from torch import nn
 
 from eagle_train.errors import RecipeError, TrainingError
@@ -21,7 +23,10 @@ class Engine(Protocol):
     """What the trainer asks of an engine."""
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate the gradients of a scalar loss that is already normalised over the optimiser step."""
+        """Accumulate the gradients of a scalar loss that is already normalised over the optimiser step.
+
+        Gradients are averaged over all ranks before the update, so a rank's loss is scaled by their number.
+        """
         ...
 
     def step(self, lr: float) -> float:
@@ -56,9 +61,10 @@ def set_trainable(model: nn.Module, prefixes: Iterable[str], *, unused: Iterable
 
 
 class LocalEngine:
-    """AdamW in this process. Weight decay applies to matrices, not to biases and norms."""
+    """AdamW, the same on every rank of `mesh`. Weight decay applies to matrices, not to biases and norms."""
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], stage: Stage):
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], stage: Stage, mesh: Mesh | None = None):
+        self._mesh = mesh
         self._parameters = [parameter for _, parameter in parameters]
         groups = [
             {"params": [p for p in self._parameters if p.ndim >= 2], "weight_decay": stage.weight_decay},
@@ -71,6 +77,7 @@ class LocalEngine:
         loss.backward()
 
     def step(self, lr: float) -> float:
+        self._average()
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip))
         if not math.isfinite(norm):
             # Stepping would spoil every weight; the last checkpoint is still good.
@@ -80,6 +87,20 @@ class LocalEngine:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _average(self) -> None:
+        """Each gradient's mean over the ranks; every rank gets the same bits, so their weights never part."""
+        group = None if self._mesh is None else self._mesh.group("dp_cp")
+        if group is None or self._mesh is None:
+            return
+        # A parameter that one rank's share did not touch counts as zero there; one that no rank touched stays without gradient.
+        touched = torch.tensor([float(p.grad is not None) for p in self._parameters], device=self._parameters[0].device)
+        dist.all_reduce(touched, group=group)
+        for parameter, count in zip(self._parameters, touched.tolist(), strict=True):
+            if count:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                dist.all_reduce(parameter.grad, group=group)
+                parameter.grad /= self._mesh.world
 
     def state_dict(self) -> dict[str, Any]:
         return self._optimizer.state_dict()

@@ -22,8 +22,12 @@ class TrainingError(RunError):
     """Training cannot go on: no sample can be loaded, or gradients are not finite."""
 
 
+class RankError(RunError):
+    """One of the processes of a run failed or was killed; the message names its rank."""
+
+
 class Interrupted(Exception):
     """The user asked the run to stop; a checkpoint has been written. Not an error: nothing is to be mended."""
 
 
-__all__ = ["CheckpointError", "Interrupted", "RecipeError", "RunError", "TrainingError"]
+__all__ = ["CheckpointError", "Interrupted", "RankError", "RecipeError", "RunError", "TrainingError"]

@@ -12,18 +12,19 @@ class PeakMemory:
     """A context that records the largest resident memory, in GiB, summed over the process tree.
 
     Shared pages are counted once per process, so the figure is an upper bound. `start` carries on the peak of an
-    earlier run of the same job.
+    earlier run of the same job. `root` is the process at the top of the tree, by default this one.
     """
 
-    def __init__(self, start: float = 0.0, interval: float = 0.5):
+    def __init__(self, start: float = 0.0, interval: float = 0.5, *, root: int | None = None):
         self.gib = start
+        self._root = root
         self._interval = interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
 
     def sample(self) -> float:
         """Measure now and return the peak so far."""
-        process = psutil.Process()
+        process = psutil.Process(self._root)
         total = 0
         for member in (process, *process.children(recursive=True)):
             try:

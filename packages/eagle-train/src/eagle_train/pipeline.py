@@ -2,6 +2,7 @@
 
 Phases: corpus, start model, preparation, stages, final checkpoint, evaluation, report. Each leaves its result in the
 run folder whole or not at all, so the same command continues an interrupted run and does nothing for a finished one.
+With several ranks the first does all of this, and the others train with it.
 """
 
 from __future__ import annotations
@@ -10,21 +11,27 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import eagle_kernels
+import eagle_parallel.hf
 import torch
+from eagle_data.prepare import DatasetReport
 from eagle_data.tokens import PromptTokenizer
 from eagle_parallel import init_mesh
 from rich.markup import escape
 
 from eagle_train.display import Display, duration
 from eagle_train.held_out import evaluate
+from eagle_train.launch import launch, starts_ranks
 from eagle_train.memory import PeakMemory
 from eagle_train.outcome import curves, report_values
 from eagle_train.preflight import check
+from eagle_train.ranks import Ranks, all_ranks, device_of
 from eagle_train.recipe import Recipe
 from eagle_train.recipe_files import dump_recipe
 from eagle_train.report import write_report
@@ -32,9 +39,21 @@ from eagle_train.run_folder import RunFolder
 from eagle_train.stage_data import StageData, find_datasets, visual_rules
 from eagle_train.starting_point import build_start, load_start
 from eagle_train.surroundings import quiet_transformers, reproducible
-from eagle_train.training import Trainer
+from eagle_train.training import StageProgress, Trainer
 
 Note = Callable[[], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What training leaves in this process."""
+
+    model: Any
+    processor: Any
+    data: StageData
+    reports: Mapping[str, DatasetReport]
+    tower: dict[str, Any]
+    progress: Sequence[StageProgress]
 
 
 class Run:
@@ -48,21 +67,28 @@ class Run:
     def start(self, *, fresh: bool = False) -> bool:
         """Do what is left of the run; False where it was finished already. `fresh` starts it over.
 
+        Where the recipe wants several ranks and nobody has started them, they are started here, and print for themselves.
         Raises RunError for whatever is refused on purpose, and `Interrupted` where the user stops the training.
         """
         check(self.recipe)
-        with self.folder.held():
-            if not self.folder.open(dump_recipe(self.recipe), fresh=fresh):
+        if starts_ranks(self.recipe):
+            return launch(self.recipe, fresh=fresh)
+        device = device_of(self.recipe)
+        with all_ranks(device) as ranks, self.folder.held() if ranks.first else nullcontext():
+            if not ranks.agree(ranks.first and self.folder.open(dump_recipe(self.recipe), fresh=fresh)):
                 return False
-            device = _device(self.recipe)
             with quiet_transformers(), reproducible(threads=self.recipe.engine.threads, deterministic=device.type == "cpu"):
-                self._execute(device)
+                if ranks.first:
+                    self._execute(device, ranks)
+                else:
+                    self._train(device, ranks, lambda: None, 0.0)
         return True
 
-    def _execute(self, device: torch.device) -> None:
+    def _execute(self, device: torch.device, ranks: Ranks) -> None:
         before, peak = self.folder.so_far()
         started = time.monotonic()
-        with PeakMemory(peak) as memory:
+        # Ranks of this machine are siblings: their common parent is the top of the tree.
+        with PeakMemory(peak, root=None if ranks.alone else os.getppid()) as memory:
 
             def note() -> tuple[float, float]:
                 now = before + time.monotonic() - started, memory.sample()
@@ -70,30 +96,35 @@ class Run:
                 return now
 
             try:
-                self._phases(device, note, before)
+                self._conclude(self._train(device, ranks, note, before), device, note)
             finally:
                 note()
 
-    def _phases(self, device: torch.device, note: Note, seconds_before: float) -> None:
+    def _train(self, device: torch.device, ranks: Ranks, note: Callable[[], object], seconds_before: float) -> _Trained:
         recipe, folder, phase = self.recipe, self.folder, self.display.phase
-        entries = find_datasets(recipe, folder, phase)
         tower: dict[str, Any] = {}
+        reports: dict[str, DatasetReport] = {}
         start = recipe.model.path or str(folder.start)
-        if recipe.model.toy is not None:
-            tower = build_start(recipe, recipe.model.toy, folder.corpus, folder.start, phase)
-        model, processor = load_start(recipe, start, device)
-        note()
+        with ranks.first_alone():
+            entries = find_datasets(recipe, folder, phase)
+            if recipe.model.toy is not None:
+                tower = build_start(recipe, recipe.model.toy, folder.corpus, folder.start, phase)
+            model, processor = load_start(recipe, start, device)
+            note()
+            data = StageData(recipe, entries, visual_rules(model.config, recipe.data), folder.prepared)
+            if ranks.first:
+                reports = data.prepare(PromptTokenizer(processor.tokenizer.backend_tokenizer), phase)
+                note()
 
-        data = StageData(recipe, entries, visual_rules(model.config, recipe.data), folder.prepared)
-        reports = data.prepare(PromptTokenizer(processor.tokenizer.backend_tokenizer), phase)
-        note()
-
+        mesh = init_mesh(cp=recipe.parallel.cp, ulysses=recipe.parallel.ulysses)
+        if mesh.cp > 1:
+            eagle_parallel.hf.apply(model, mesh)
         trainer = Trainer(
             recipe,
             model,
             data.loader,
             tile_size=data.rules.tile_size,
-            mesh=init_mesh(cp=recipe.parallel.cp, ulysses=recipe.parallel.ulysses),
+            mesh=mesh,
             device=device,
             checkpoints=folder.checkpoints,
             events=folder.events,
@@ -108,18 +139,26 @@ class Run:
                     "[yellow]The annotations or media have changed since that step: the rest of the run uses them as they "
                     "are now, and some samples may be seen again or not at all.[/]"
                 )
-        trainer.run(phase)
-        self._save_final(model, processor)
+        # The ranks of a machine share its cores; more threads than cores slow every rank down several times.
+        threads = max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+        with reproducible(threads=threads, deterministic=False):
+            trainer.run(phase)
+        return _Trained(model, processor, data, reports, tower, trainer.progress)
+
+    def _conclude(self, trained: _Trained, device: torch.device, note: Note) -> None:
+        """Save the final checkpoint, ask it the held-out questions and write the report."""
+        recipe, folder = self.recipe, self.folder
+        self._save_final(trained.model, trained.processor)
         try:
-            held_out = evaluate(recipe, folder, device, phase)
+            held_out = evaluate(recipe, folder, device, self.display.phase)
             values = report_values(
                 recipe,
                 folder.path,
-                progress=trainer.progress,
-                tower=tower,
+                progress=trained.progress,
+                tower=trained.tower,
                 held_out=held_out,
-                samples=data.counts(reports, trainer.progress),
-                parameters=model.num_parameters(),
+                samples=trained.data.counts(trained.reports, trained.progress),
+                parameters=trained.model.num_parameters(),
                 seconds=(now := note())[0],
                 peak_rss_gib=now[1],
             )
@@ -127,7 +166,7 @@ class Run:
             write_report(
                 folder.path,
                 values,
-                curves=curves(recipe, trainer.progress, tower),
+                curves=curves(recipe, trained.progress, trained.tower),
                 shown=held_out.shown,
                 next_steps=list(commands.values()),
             )
@@ -187,13 +226,6 @@ def _command(program: str) -> list[str]:
     on_path = shutil.which("uv")
     same = on_path is not None and Path(on_path).samefile(uv)
     return ["uv" if same else os.path.relpath(uv), "run", program]
-
-
-def _device(recipe: Recipe) -> torch.device:
-    kind = recipe.engine.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(kind)
 
 
 __all__ = ["Run"]

@@ -51,15 +51,16 @@ def _not_built(recipe: Recipe) -> Iterator[str]:
             "engine.kind: the DeepSpeed engine is not built yet; use engine.kind=local "
             "(one process; model, gradients and optimiser state must fit one device)"
         )
-    for name, size in (("cp", recipe.parallel.cp), ("ulysses", recipe.parallel.ulysses)):
-        if size > 1:
-            yield (
-                f"parallel.{name}: training over {size} context-parallel ranks is not built yet; use parallel.{name}=1 "
-                "and a context_length that fits one device"
-            )
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world not in ("", "1"):
-        yield f"WORLD_SIZE is {world}, but training is one process today; start eagle-train itself, not through torchrun"
+    parallel = recipe.parallel
+    if parallel.cp % parallel.ulysses:
+        fits = ", ".join(str(size) for size in range(1, parallel.cp + 1) if parallel.cp % size == 0)
+        yield f"parallel.ulysses: {parallel.ulysses} does not divide parallel.cp={parallel.cp}; use one of {fits}"
+    world = os.environ.get("WORLD_SIZE") or "1"
+    if world not in ("1", str(parallel.cp)):
+        yield (
+            f"WORLD_SIZE is {world}, but this recipe trains with {parallel.cp} (parallel.cp); data-parallel ranks are not built "
+            f"yet: start {parallel.cp}, or set parallel.cp={world}"
+        )
 
 
 def _device(recipe: Recipe) -> Iterator[str]:

@@ -109,7 +109,7 @@ class Stage(Strict):
 
 
 class Parallel(Strict):
-    """Context parallelism: `cp` ranks share a sequence, `ulysses` of them by heads."""
+    """Context parallelism: `cp` ranks share each pack, `ulysses` of them by heads; attention is then eagle-parallel's."""
 
     cp: int = Field(default=1, ge=1)
     ulysses: int = Field(default=1, ge=1)

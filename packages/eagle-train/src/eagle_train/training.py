@@ -2,7 +2,8 @@
 
 Everything that decides the next step (weights, optimiser, position in stages and data, counters) is in the
 checkpoint, so a run that is killed anywhere and started again takes the same steps as one that was not. The loss is
-normalised over the whole optimiser step: all packs that are accumulated, all ranks.
+normalised over the whole optimiser step: all packs that are accumulated, all ranks. Every rank runs a trainer; only the
+first writes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,16 @@ from typing import Any
 import torch
 from eagle_data.collate import Batch, collate
 from eagle_data.loader import PackLoader
-from eagle_data.torch import to_torch
 from eagle_parallel import Mesh, global_normaliser, normalise_loss
 
 from eagle_train.checkpoints import list_checkpoints, load_state, load_weights, save_checkpoint
 from eagle_train.display import Bar, duration
 from eagle_train.engine import Engine, LocalEngine, set_trainable
 from eagle_train.errors import CheckpointError, Interrupted, TrainingError
+from eagle_train.ranks import sums
 from eagle_train.recipe import Recipe, Stage
 from eagle_train.schedule import learning_rate
+from eagle_train.shares import check_same_samples, model_inputs
 
 Phase = Callable[[str, int, int], AbstractContextManager[Bar]]
 
@@ -62,7 +64,8 @@ class Trainer:
     """Runs the stages of `recipe` on `model`, which it trains in place.
 
     `make_loader(number)` gives the data of stage `number`, counted over pretraining and stages; `data_digest` names
-    the state of that data, so that a resumed run can notice a change. `on_checkpoint` is called after each one.
+    the state of that data, so that a resumed run can notice a change. `on_checkpoint` is called after each one. With a
+    mesh of several ranks the model's attention must be eagle-parallel's, and every rank calls the same methods.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Trainer:
         self._events = events
         self._data_digest = data_digest
         self._on_checkpoint = on_checkpoint
+        self._first = mesh.rank == 0
         self._stop = False
         self._resume: dict[str, Any] | None = None
         self._unused = tuple(model.unused_parameter_names())
@@ -138,7 +142,8 @@ class Trainer:
         from torch.utils.tensorboard import SummaryWriter
 
         purge = self.global_step + 1 if self._resume else None
-        with SummaryWriter(str(self._events), purge_step=purge) as events, self._signals():
+        writer = SummaryWriter(str(self._events), purge_step=purge) if self._first else nullcontext()
+        with writer as events, self._signals():
             for number in range(self.position, len(self.stages)):
                 self._run_stage(number, events, phase)
                 self._resume = None
@@ -147,7 +152,7 @@ class Trainer:
         stage, progress = self.stages[number], self.progress[number]
         loader = self._make_loader(number)
         trained = set_trainable(self.model, stage.trainable, unused=self._unused)
-        engine: Engine = LocalEngine(trained, stage)
+        engine: Engine = LocalEngine(trained, stage, self._mesh)
         # A pack without pictures reaches a tower or connector that is trained alone through a dummy tile, or not at all.
         dummy_tile = not any(name.startswith("language_model.") for name, _ in trained)
         if self._resume is not None and self._resume["loader"] is not None:
@@ -166,13 +171,15 @@ class Trainer:
                 progress.losses.append(loss)
                 self.global_step += 1
                 rate = meter.add(sum(batch.tokens for batch in batches))
-                for name, value in (("loss", loss), ("lr", lr), ("grad_norm", norm), ("tokens_per_second", rate)):
-                    events.add_scalar(f"{stage.name}/{name}", value, self.global_step)
+                if self._first:
+                    for name, value in (("loss", loss), ("lr", lr), ("grad_norm", norm), ("tokens_per_second", rate)):
+                        events.add_scalar(f"{stage.name}/{name}", value, self.global_step)
                 bar.update(progress.steps, f"loss {loss:.3f}  {rate:,.0f} tokens/s  {self._left(number, total, rate)} left")
                 finished = progress.steps == total
-                if finished or self._stop or progress.steps % self.recipe.checkpoints.every_steps == 0:
+                stop = sums((float(self._stop),), self._mesh)[0] > 0  # whichever rank was asked, all stop after the same step
+                if self._first and (finished or stop or progress.steps % self.recipe.checkpoints.every_steps == 0):
                     self._save(number + finished, loader, engine, events, finished=finished)
-                if self._stop:
+                if stop:
                     raise Interrupted
 
     def _next_batch(self, packs: Iterator[Any], stage: Stage, progress: StageProgress, dummy_tile: bool) -> Batch:
@@ -200,19 +207,18 @@ class Trainer:
 
     def _step(self, engine: Engine, batches: Sequence[Batch], lr: float, stage: Stage) -> tuple[float, float]:
         """One optimiser step over `batches`; returns the loss (mean over the step's weights) and the gradient norm."""
+        check_same_samples(batches, self._mesh)
         # Each step draws from a generator of its own (dropout), so that a resumed run draws the same.
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
-        sums = [float(batch.loss_weight.sum(dtype="float64")) for batch in batches]
-        normaliser = global_normaliser(sums, self._mesh, group="dp")
+        weights = [float(batch.loss_weight.sum(dtype="float64")) for batch in batches]
+        normaliser = global_normaliser(weights, self._mesh, group="dp")
         total = 0.0
         for batch in batches:
-            inputs = to_torch(batch, self._device)
-            inputs.pop("labels")
-            if not len(batch.pixel_values):
-                inputs["pixel_values"] = inputs["image_flags"] = None
+            inputs = model_inputs(batch, self._mesh, self.model.config, self._device)
             loss = normalise_loss(self.model(**inputs, use_cache=False).loss, normaliser, averaged_over=self._mesh.world)
             engine.backward(loss)
-            total += float(loss.detach())
+            total += float(loss.detach()) / self._mesh.world
+        (total,) = sums((total,), self._mesh)
         try:
             return total, engine.step(lr)
         except TrainingError as error:

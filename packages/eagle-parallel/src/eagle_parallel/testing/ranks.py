@@ -1,85 +1,68 @@
-"""Start the processes of `run_ranks`, wait for them within a time limit, and name the rank that failed.
+"""`run_ranks`: one call that runs a function of a test file on gloo worlds of several sizes, in processes that stay alive.
 
-A rank that fails or hangs ends the others; only processes started here are ended.
+All calls of one Python process share one `Pool`, ended when that process ends; this is the only state kept here.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
+import atexit
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
+from eagle_parallel.testing.pool import Pool
 
 
-def run_ranks(file: str | Path, function: str, worlds: Sequence[int], *, seconds: float = 120.0) -> dict[int, list[Any]]:
-    """Call `function()` of a Python file on every rank of each world size, over gloo.
-
-    max(worlds) processes start once; for each world size in turn, ranks below it initialise torch.distributed, call the function
-    and leave the group, unless the function has left it itself. Each process runs one thread.
+def run_ranks(
+    file: str | Path,
+    function: str,
+    worlds: Sequence[int],
+    *,
+    arguments: Sequence[Any] = (),
+    seconds: float = 120.0,
+    fresh: bool = False,
+) -> dict[int, list[Any]]:
+    """Call `function(*arguments)` of a Python file on every rank of each world size in turn, over gloo, one thread a rank.
 
     Args:
-        file: the Python file that holds the function; it is imported in every process.
-        function: its name. It takes no arguments, reads rank and world from torch.distributed, and returns something that
-            torch.save can write.
+        file: the Python file that holds the function; it is imported once for all ranks, never pickled.
+        function: its name. It reads rank and world from torch.distributed and returns something picklable that this process
+            can load: numbers, strings, containers, tensors, classes of installed modules.
         worlds: world sizes, each positive.
-        seconds: limit for the whole run.
+        arguments: the same for every rank, picklable.
+        seconds: limit for the whole run; importing the file is not counted.
+        fresh: take new processes, and let them end after the run, which must leave them exit code 0: for code that keeps state
+            for the life of a process (DeepSpeed does).
 
     Returns:
         For each world size the results by rank.
 
     Raises:
-        RuntimeError: a rank failed; the message holds its number and the end of its error output.
-        TimeoutError: the run took longer than `seconds`.
+        RuntimeError: a rank raised, died, or (fresh) did not end well; the message names it.
+        TimeoutError: the run took longer than `seconds`; the message names the rank that hangs.
+        ValueError: worlds is empty or holds a size below 1.
     """
     sizes = [int(world) for world in worlds]
     if not sizes or min(sizes) < 1:
         raise ValueError(f"worlds must hold positive world sizes, got {worlds!r}.")
-    with tempfile.TemporaryDirectory() as folder:
-        logs = [Path(folder, f"rank{rank}.log") for rank in range(max(sizes))]
-        command = [sys.executable, "-m", "eagle_parallel.testing.worker", str(Path(file).resolve()), function, folder]
-        command.append(",".join(map(str, sizes)))
-        processes: list[subprocess.Popen[bytes]] = []
-        try:
-            for rank, log in enumerate(logs):
-                with log.open("wb") as stream:
-                    processes.append(
-                        subprocess.Popen([*command, str(rank)], stdout=stream, stderr=subprocess.STDOUT, env=_environment())
-                    )
-            _wait(processes, logs, seconds)
-        finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
-        return {
-            world: [torch.load(Path(folder, f"{world}-{rank}.pt"), weights_only=False) for rank in range(world)]
-            for world in sizes
-        }
+    pool = _session_pool()
+    if fresh:
+        pool.drop()
+    deadline = None
+    results: dict[int, list[Any]] = {}
+    for world in sizes:
+        left = seconds if deadline is None else max(0.1, deadline - time.monotonic())
+        results[world] = pool.run(file, function, world, arguments, seconds=left)
+        deadline = deadline or time.monotonic() + seconds
+    if fresh:
+        pool.retire()
+    return results
 
 
-def _environment() -> dict[str, str]:
-    # Two cores shared by several ranks: more threads only wait for each other.
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def _wait(processes: Sequence[subprocess.Popen[bytes]], logs: Sequence[Path], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        codes = [process.poll() for process in processes]
-        for rank, code in enumerate(codes):
-            if code not in (None, 0):
-                raise RuntimeError(f"rank {rank} ended with code {code}:\n{logs[rank].read_text(errors='replace')[-4000:]}")
-        if all(code == 0 for code in codes):
-            return
-        if time.monotonic() > deadline:
-            late = [rank for rank, code in enumerate(codes) if code is None]
-            raise TimeoutError(
-                f"ranks {late} were still running after {seconds} s:\n{logs[late[0]].read_text(errors='replace')[-4000:]}"
-            )
-        time.sleep(0.02)
+@cache
+def _session_pool() -> Pool:
+    pool = Pool()
+    atexit.register(pool.close)
+    return pool

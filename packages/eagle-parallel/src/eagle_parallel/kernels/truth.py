@@ -9,28 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from eagle_parallel.kernels.segments import Segments, Span
 from eagle_parallel.plan import make_plan
 
 _QUERY_BLOCK = 512
-
-
-class Span(NamedTuple):
-    """Query rows [query_start, query_end) against key rows [key_start, key_end).
-
-    Query i of the span sees its key j, both counted from 0, when j <= first_position + i.
-    """
-
-    query_start: int
-    query_end: int
-    key_start: int
-    key_end: int
-    first_position: int
 
 
 def attention_forward(q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], scale: float) -> tuple[Tensor, Tensor]:
@@ -135,6 +123,20 @@ def check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(f"k has head_dim {k.shape[2]} but q has {q.shape[2]}.")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads, which is not a multiple of the {k.shape[1]} heads of k (grouped queries).")
+
+
+class TruthKernel:
+    """The truth as a kernel: any device, any floating-point dtype; gradients come back in float32 (float64 for float64)."""
+
+    name = "truth"
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> tuple[Tensor, Tensor]:
+        return attention_forward(q, k, v, segments.spans(), scale)
+
+    def backward(
+        self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, segments: Segments, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return attention_backward(grad_out, q, k, v, out, lse, segments.spans(), scale)
 
 
 class _VarlenAttention(torch.autograd.Function):

@@ -1,0 +1,73 @@
+"""What every ring-level algorithm shares: the constant part of a call, its stages of KV heads, the kernel on a block of heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from eagle_parallel.attention.call import Call
+from eagle_parallel.kernels.base import Kernel
+from eagle_parallel.layout import HeadBlock, HeadShare, uniform_blocks
+
+Schedule = TypeVar("Schedule")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """KV heads [kv_start, kv_end) of this rank, moved together, and the uniform blocks of query heads that attend with them."""
+
+    kv_start: int
+    kv_end: int
+    blocks: tuple[HeadBlock, ...]
+
+
+@dataclass(frozen=True)
+class Job(Generic[Schedule]):
+    """Everything but the tensors. Stages follow each other; every rank of the ring has as many."""
+
+    schedule: Schedule
+    stages: tuple[Stage, ...]
+    group: dist.ProcessGroup | None
+    kernel: Kernel
+    scale: float
+
+    def attend(self, stage: Stage, block: HeadBlock, call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a block of heads; q has the call's queries and all heads, k and v its packed keys, the stage's heads."""
+        keys = slice(block.kv_start - stage.kv_start, block.kv_end - stage.kv_start)
+        q = q[:, block.query_start : block.query_end]
+        return self.kernel.forward(q, k[:, keys], v[:, keys], call.segments, self.scale)
+
+    def attend_backward(
+        self,
+        stage: Stage,
+        block: HeadBlock,
+        call: Call,
+        grad_out: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(dq, dk, dv) of a block of heads from the complete out and lse of the call's queries."""
+        keys = slice(block.kv_start - stage.kv_start, block.kv_end - stage.kv_start)
+        heads = slice(block.query_start, block.query_end)
+        return self.kernel.backward(
+            grad_out[:, heads], q[:, heads], k[:, keys], v[:, keys], out[:, heads], lse[heads], call.segments, self.scale
+        )
+
+
+def stages(share: HeadShare, group: int, count: int) -> tuple[Stage, ...]:
+    """A rank's KV heads in `count` stages, as equal as possible; a stage may be empty."""
+    borders = [share.kv_heads * place // count for place in range(count + 1)]
+    return tuple(Stage(start, end, tuple(uniform_blocks(share, group, start, end))) for start, end in pairwise(borders))
+
+
+def fuse(k: Tensor, v: Tensor, stage: Stage) -> Tensor:
+    """The stage's K and V heads side by side: [rows, 2 * heads, head_dim], as they travel."""
+    return torch.cat((k[:, stage.kv_start : stage.kv_end], v[:, stage.kv_start : stage.kv_end]), dim=1)

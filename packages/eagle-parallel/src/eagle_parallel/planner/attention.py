@@ -1,0 +1,239 @@
+"""Time and bytes of one layer's attention over a context-parallel group: kernels, exchanges, and what of them is exposed.
+
+Ulysses (all-to-all of heads) inside, gathered or rotating keys and values outside. The exchange of heads is never hidden; the
+gather is hidden behind the attention of the head group before it, the ring's hop behind the step before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Literal, Protocol
+
+from eagle_parallel.planner.hardware import FLASH, Cluster, Kernel
+from eagle_parallel.planner.load import TILE_OVERHEAD, RankLoad
+
+Algorithm = Literal["gather_kv", "ring"]
+ALGORITHMS: tuple[Algorithm, ...] = ("gather_kv", "ring")
+_BYTES = 2  # bf16, on the wire as well
+_MERGE_LAUNCHES = 4  # element-wise kernels after a ring step (assumed)
+
+
+class Heads(Protocol):
+    """The part of `eagle_parallel.ModelShape` that is read here."""
+
+    @property
+    def query_heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class HeadShare:
+    """Heads of the busiest Ulysses rank: query heads that it attends with, KV heads that it must hold."""
+
+    query: int
+    kv: int
+
+
+@lru_cache(maxsize=1024)
+def head_share(query_heads: int, kv_heads: int, ulysses: int) -> HeadShare:
+    """Query heads dealt as runs as even as possible, KV heads copied to every rank whose queries read them."""
+    group = query_heads // kv_heads
+    borders = [query_heads * rank // ulysses for rank in range(ulysses + 1)]
+    kv = max((high - 1) // group - low // group + 1 for low, high in pairwise(borders) if high > low)
+    return HeadShare(-(-query_heads // ulysses), kv)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Bytes that the busiest rank receives in one layer, forward and backward, by exchange (section 3.1 of the design sheet)."""
+
+    ulysses_forward: float
+    ulysses_backward: float
+    ring_forward: float
+    ring_backward: float
+
+    @property
+    def total(self) -> float:
+        return self.ulysses_forward + self.ulysses_backward + self.ring_forward + self.ring_backward
+
+
+def volume(shape: Heads, local_tokens: float, moved_tokens: float, ulysses: int) -> Volume:
+    """Received bytes of one layer.
+
+    Args:
+        shape: heads of the model.
+        local_tokens: tokens that a rank owns.
+        moved_tokens: tokens of other ring ranks whose keys the rank needs, `RankLoad.moved_tokens`.
+        ulysses: ranks that exchange heads.
+    """
+    share = head_share(shape.query_heads, shape.kv_heads, ulysses)
+    row = shape.head_dim * _BYTES
+    # q, k, v of the others' tokens for own heads, then out of the others' heads for own tokens; backward sends the transposes.
+    heads_in = (ulysses - 1) * (share.query + 2 * share.kv)
+    heads_back = shape.query_heads - share.query
+    exchanged = float(local_tokens * row * (heads_in + heads_back)) if ulysses > 1 else 0.0
+    gathered = float(moved_tokens * row * 2 * share.kv)
+    return Volume(exchanged, exchanged, gathered, 2 * gathered)  # backward gathers again and reduces dK, dV
+
+
+@dataclass(frozen=True)
+class AttentionTime:
+    """Seconds of one layer's attention on the busiest rank.
+
+    forward, backward: all of it. kernel_forward, kernel_backward: the attention kernel alone. exposed_ring, exposed_ulysses:
+    wire time of one forward and backward that nothing hides; exposed_ring_forward is the first's part of forward. copies: moving
+    rows in memory, of one forward and backward. head_groups: into how many the gather is cut.
+    """
+
+    forward: float
+    backward: float
+    kernel_forward: float
+    kernel_backward: float
+    exposed_ring: float
+    exposed_ring_forward: float
+    exposed_ulysses: float
+    copies: float
+    head_groups: int
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.backward
+
+
+def attention_time(
+    shape: Heads,
+    load: RankLoad,
+    pack_tokens: int,
+    ring: int,
+    ulysses: int,
+    cluster: Cluster,
+    *,
+    kernel: Kernel = FLASH,
+    algorithm: Algorithm = "gather_kv",
+    documents: int = 1,
+) -> AttentionTime:
+    """Predict one layer's attention.
+
+    Args:
+        shape: heads of the model.
+        load: of the busiest ring rank, `rank_load(lengths, ring, layout)`.
+        pack_tokens: tokens of the pack.
+        ring: ranks that gather or rotate keys and values, cp_ring.
+        ulysses: ranks that exchange heads, innermost, cp_ulysses.
+        cluster: GPUs and links.
+        kernel: attention kernel; one that is not varlen is called once for every document.
+        algorithm: what happens over the ring axis.
+        documents: documents that the rank attends to.
+    """
+    share = head_share(shape.query_heads, shape.kv_heads, ulysses)
+    row = shape.head_dim * _BYTES
+    local = pack_tokens / (ring * ulysses)
+    moved = volume(shape, local, load.moved_tokens, ulysses)
+    device = cluster.device
+
+    exposed_ulysses = 0.0
+    copies = 0.0
+    if ulysses > 1:
+        inward = cluster.seconds("all_to_all", local * row * (share.query + 2 * share.kv), ulysses)
+        outward = cluster.seconds("all_to_all", local * row * share.query, ulysses)
+        exposed_ulysses = 2 * (inward + outward)
+        copies += 4 * 2 * moved.ulysses_forward / device.memory_bandwidth  # packed and unpacked, read + written, both directions
+    calls = 0 if kernel.varlen else documents - 1
+    extra = calls * device.launch
+    if ring == 1 or load.moved_tokens == 0:
+        forward = _kernel(kernel, load, share.query, shape, cluster, backward=False) + extra
+        backward = _kernel(kernel, load, share.query, shape, cluster, backward=True) + extra
+        timing = (forward, backward, forward, backward, 1)
+    elif algorithm == "gather_kv":
+        kept_rows = (load.moved_tokens + local * ulysses) * row * 2 * share.kv
+        copies += 3 * 2 * kept_rows / device.memory_bandwidth  # rows into segment order twice, dK and dV summed by owner once
+        timing = min(
+            (_gathered(kernel, load, share, groups, shape, ring, ulysses, cluster, extra) for groups in _divisors(share.kv)),
+            key=lambda found: found[0] + found[1],
+        )
+    else:
+        # Every further step merges in fp32 (read, written, the part read: 10 bytes): out forward, dq and dk, dv backward.
+        merged = local * ulysses * shape.head_dim * 2 * (share.query + share.kv)
+        copies += (ring - 1) * merged * 10 / device.memory_bandwidth
+        timing = _rotated(kernel, load, share, shape, ring, ulysses, cluster, extra)
+    forward, backward, kernel_forward, kernel_backward, groups = timing
+    half = (exposed_ulysses + copies) / 2
+    return AttentionTime(
+        forward + half,
+        backward + half,
+        kernel_forward,
+        kernel_backward,
+        max(0.0, forward - kernel_forward) + max(0.0, backward - kernel_backward),
+        max(0.0, forward - kernel_forward),
+        exposed_ulysses,
+        copies,
+        groups,
+    )
+
+
+def _kernel(kernel: Kernel, load: RankLoad, heads: int, shape: Heads, cluster: Cluster, *, backward: bool) -> float:
+    return kernel.seconds(load.pairs, load.longest, heads, shape.head_dim, cluster.device, backward=backward)
+
+
+def _gathered(
+    kernel: Kernel,
+    load: RankLoad,
+    share: HeadShare,
+    groups: int,
+    shape: Heads,
+    ring: int,
+    ulysses: int,
+    cluster: Cluster,
+    extra: float,
+) -> tuple[float, float, float, float, int]:
+    """Head groups in a pipeline of two buffers: gather group g + 1 while group g attends; backward also reduces group g - 1."""
+    each = load.moved_tokens / (ring - 1) * shape.head_dim * _BYTES * 2 * share.kv / groups
+    gather = cluster.seconds("all_gather", each, ring, ulysses)
+    reduce = cluster.seconds("all_to_all", each, ring, ulysses)
+    heads = -(-share.query // groups)
+    compute_forward = _kernel(kernel, load, heads, shape, cluster, backward=False) + extra
+    compute_backward = _kernel(kernel, load, heads, shape, cluster, backward=True) + extra
+    forward = gather + (groups - 1) * max(compute_forward, gather) + compute_forward
+    backward = gather + (groups - 1) * max(compute_backward, gather + reduce) + compute_backward + reduce
+    return forward, backward, groups * compute_forward, groups * compute_backward, groups
+
+
+def _rotated(
+    kernel: Kernel,
+    load: RankLoad,
+    share: HeadShare,
+    shape: Heads,
+    ring: int,
+    ulysses: int,
+    cluster: Cluster,
+    extra: float,
+) -> tuple[float, float, float, float, int]:
+    """`ring` steps; K and V hop while the step attends, in backward dK and dV hop as well.
+
+    Every step is a kernel call of its own: it starts every query tile again, drains its own tail and launches its merges.
+    """
+    each = load.moved_tokens / (ring - 1) * shape.head_dim * _BYTES * 2 * share.kv
+    hop = cluster.seconds("send_receive", each, ring, ulysses)
+    hop_twice = cluster.seconds("send_receive", 2 * each, ring, ulysses)
+    again = TILE_OVERHEAD * load.query_rows
+    step = replace(load, pairs=load.pairs / ring + again, longest=-(-load.longest // ring))
+    extra += _MERGE_LAUNCHES * cluster.device.launch
+    forward = _kernel(kernel, step, share.query, shape, cluster, backward=False) + extra
+    backward = _kernel(kernel, step, share.query, shape, cluster, backward=True) + extra
+    return (
+        (ring - 1) * max(forward, hop) + forward,
+        (ring - 1) * max(backward, hop_twice) + backward + hop,  # the last hop brings dK and dV home
+        ring * forward,
+        ring * backward,
+        1,
+    )
+
+
+@lru_cache(maxsize=64)
+def _divisors(number: int) -> tuple[int, ...]:
+    return tuple(divisor for divisor in range(1, number + 1) if number % divisor == 0)

@@ -1,0 +1,170 @@
+"""What a layout asks of the busiest rank of a ring: kernel tiles, keys to fetch, imbalance. Closed forms, no plan is built.
+
+Attention kernels compute tiles of 128 queries, so a chunk of 30 rows costs what one of 128 costs. That waste, and not the count
+of pairs, is what cutting short documents loses. The Ulysses axis does not appear: its ranks attend to their ring share together.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Literal
+
+from eagle_parallel.planner.hardware import TILE
+
+LayoutName = Literal["zigzag", "balanced", "contiguous"]
+LAYOUTS: tuple[LayoutName, ...] = ("zigzag", "balanced", "contiguous")
+TILE_OVERHEAD = 64  # keys: reading Q and writing O of a tile cost about this many more keys (assumed)
+# Of layout/balanced.py: documents that would give chunks under 256 rows stay whole while pairs stay within 1 % of the mean.
+_WHOLE_CHUNK, _IMBALANCE = 256, 0.01
+
+
+@dataclass(frozen=True)
+class RankLoad:
+    """The busiest rank of the ring under a layout.
+
+    pairs: (query, key) pairs of one head with queries rounded up to tiles, and the cost of starting each tile.
+    exact_pairs: causal pairs of one head on that rank, nothing rounded.
+    mean_pairs: causal pairs of the pack divided by the ranks.
+    longest: keys that the longest tile visits.
+    moved_tokens: tokens of other ranks whose K and V the rank needs.
+    short_rows: share of the pack's tokens that lie in chunks shorter than a tile because their document was cut.
+    query_rows: mean query rows of a rank, no tile rounding.
+    """
+
+    layout: LayoutName
+    pairs: float
+    exact_pairs: float
+    mean_pairs: float
+    longest: int
+    moved_tokens: float
+    short_rows: float
+    query_rows: float
+
+    @property
+    def imbalance(self) -> float:
+        """Causal work of the busiest rank over the mean; 1 is balanced."""
+        return self.exact_pairs / self.mean_pairs if self.mean_pairs else 1.0
+
+
+def rank_load(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
+    """The load of the busiest of `ring` ranks.
+
+    Args:
+        lengths: documents of the pack in order, tokens each.
+        ring: ranks that divide the pack, cp_ring.
+        layout: as in `make_plan`: "zigzag", "balanced" (short documents whole on one rank, long ones zigzag) or "contiguous".
+
+    Raises:
+        ValueError: ring or layout is not as described.
+    """
+    if ring < 1:
+        raise ValueError(f"ring must be a positive integer, got {ring!r}.")
+    if layout == "contiguous" or ring == 1:
+        return _contiguous(lengths, ring, layout)
+    if layout == "zigzag":
+        return _zigzag(lengths, ring, layout)
+    if layout == "balanced":
+        return _balanced(lengths, ring, layout)
+    raise ValueError(f"layout {layout!r} is unknown; use one of {', '.join(LAYOUTS)}.")
+
+
+def tiled_pairs(first: int, rows: int) -> int:
+    """Pairs of one head that a kernel computes for queries [first, first + rows) of a document, in tiles of 128 rows."""
+    tiles = -(-rows // TILE)
+    keys = tiles * (first + TILE_OVERHEAD) + TILE * (tiles * (tiles - 1) // 2) + rows if rows else 0
+    return TILE * keys
+
+
+def _zigzag(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
+    """Every rank holds the same: of a document of n tokens two chunks of c = n / 2 ring rows, starting at a sum of n - c."""
+    pairs, work, short, edge = 0.0, 0, 0, 2 * ring * TILE
+    for length in lengths:
+        work += length * (length + 1)
+        chunk = length / (2 * ring)
+        if length < edge:
+            short += length
+            # Below one row a chunk, only some ranks hold a chunk at all.
+            pairs += (length + chunk + 2 * TILE_OVERHEAD) * min(1.0, chunk)
+        else:
+            tiles = -(-length // edge)  # of one chunk
+            pairs += tiles * (length - chunk + 2 * TILE_OVERHEAD + TILE * (tiles - 1)) + 2 * chunk
+    share, tokens = work / 2 / ring, sum(lengths)
+    moved = tokens * (ring - 1) / ring
+    return RankLoad(layout, TILE * pairs, share, share, max(lengths, default=0), moved, short / max(1, tokens), tokens / ring)
+
+
+def _balanced(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
+    """The layout's own rule (`eagle_parallel.layout.balanced`) without the pieces: which documents stay whole, how level it is.
+
+    From documents shorter than 512 tokens for each rank downwards, the longest whole ones are given to zigzag until the others
+    fill the ranks evenly.
+    """
+    ordered, total = sorted(lengths, reverse=True), sum(lengths)
+    work = sum(length * (length + 1) for length in lengths) / 2
+    limit = (1 + _IMBALANCE) * work / ring + 2 * total
+    count = sum(length >= 2 * ring * _WHOLE_CHUNK for length in lengths)
+    while count < len(lengths):
+        spread = _spread(ordered[count:], ordered[:count], ring, total)
+        if spread is not None and spread <= limit:
+            break
+        count = max(count + 1, count * 3 // 2)
+    else:
+        return _zigzag(lengths, ring, layout)
+    whole, cut = ordered[count:], _zigzag(ordered[:count], ring, layout)
+    level = spread * ring / work if work else 1.0
+    tiled = sum(tiled_pairs(0, length) for length in whole) / ring + cut.pairs
+    return replace(
+        cut,
+        pairs=tiled * level,
+        exact_pairs=spread,
+        mean_pairs=work / ring,
+        longest=max(ordered, default=0),
+        short_rows=cut.short_rows * (total - sum(whole)) / max(1, total),
+        query_rows=total / ring,
+    )
+
+
+def _spread(whole: Sequence[int], cut: Sequence[int], ring: int, total: int) -> float | None:
+    """Causal pairs of the busiest rank with these documents kept whole; None where some rank gets more tokens than its share."""
+    cut_tokens = sum(cut)
+    slope = sum(length * (length + 1) for length in cut) / 2 / cut_tokens if cut_tokens else 0.0
+    share = total / ring
+    longest = whole[0] if whole else 0
+    if longest > share + 1:
+        return None
+    # With cut documents a whole one displaces cut tokens, each of `slope` pairs, and ranks fill by tokens; alone, by pairs.
+    ranks = [(0.0, rank) for rank in range(ring)]
+    tokens, pairs = [0] * ring, [slope * share] * ring
+    for length in whole:
+        filled, rank = ranks[0]
+        added = length * ((length + 1) / 2 - slope)
+        heapq.heapreplace(ranks, (filled + (length if slope else added), rank))
+        tokens[rank] += length
+        pairs[rank] += added
+    return max(pairs) if max(tokens) <= share + 1 else None
+
+
+def _contiguous(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
+    """One run of the pack each; documents that cross a border are fetched by all, as those that zigzag cuts."""
+    ends = list(accumulate(lengths))
+    total, document, worst, worst_exact, cut, short = (ends[-1] if ends else 0), 0, 0, 0, 0, 0
+    for rank in range(ring):
+        low, high, pairs, exact = total * rank // ring, total * (rank + 1) // ring, 0, 0
+        while low < high:
+            while ends[document] <= low:
+                document += 1
+            first, stop = low - ends[document] + lengths[document], min(high, ends[document])
+            rows = stop - low
+            pairs += tiled_pairs(first, rows)
+            exact += rows * first + rows * (rows + 1) // 2
+            if rows < lengths[document]:
+                cut += rows
+                short += rows if rows < TILE else 0
+            low = stop
+        worst, worst_exact = max(worst, pairs), max(worst_exact, exact)
+    mean = sum(length * (length + 1) // 2 for length in lengths) / ring
+    moved = cut * (ring - 1) / ring
+    return RankLoad(layout, worst, worst_exact, mean, max(lengths, default=0), moved, short / max(1, total), total / ring)
