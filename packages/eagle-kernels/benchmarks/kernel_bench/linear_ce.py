@@ -69,15 +69,25 @@ def truth_of(data: Data, given: Supervision) -> dict[str, Tensor]:
     return {"loss": loss.float(), "dhidden": dhidden, "dweight": dweight.float()}
 
 
+def chunk_sizes(setting: Setting, rows: int, width: int) -> list[int]:
+    """Rows of each chunk, as the operator cuts them on this device."""
+    if setting.device.type != "cuda" or rows <= setting.chunk_rows:
+        return [min(setting.chunk_rows, rows - begin) for begin in range(0, rows, setting.chunk_rows)]
+    from eagle_kernels.ops.products import wave_chunks
+
+    processors = torch.cuda.get_device_properties(setting.device).multi_processor_count
+    return [end - begin for begin, end in wave_chunks(rows, setting.chunk_rows, width, processors)]
+
+
 def floors(setting: Setting, data: Data, rows: int) -> dict[str, float]:
     """Milliseconds of the three matrix products alone over `rows` rows, in chunks as the operator makes them.
 
     `floor`: the head's gradient accumulates in float32; `floor_plain`: every product writes bfloat16. The operand of the two
     gradient products is a real gradient of logits (a matrix unit runs faster on zeros), one chunk of it read again and again.
     """
-    chunk = min(setting.chunk_rows, rows)
-    pieces = data.hidden[:rows].split(chunk)
-    logits = pieces[0] @ data.weight.T
+    pieces = data.hidden[:rows].split(chunk_sizes(setting, rows, data.hidden.shape[1]))
+    chunk = max(len(piece) for piece in pieces)
+    logits = data.hidden[:chunk] @ data.weight.T
     slope = (
         logits.float().softmax(-1).scatter_add_(1, data.labels[:chunk, None], torch.full((chunk, 1), -1.0, device=logits.device))
     )

@@ -81,6 +81,14 @@ def require_kernels(operator: str, tensor: Tensor) -> None:
         )
 
 
+def launches(tensor: Tensor) -> bool:
+    """True where a backward formula may launch its kernel itself, which spares the host half of a small kernel's time.
+
+    Not while a graph is traced (the tensor is then no plain one) nor under create_graph: both have to meet the operator.
+    """
+    return type(tensor) is Tensor and not torch.is_grad_enabled()
+
+
 def describe(operator: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     """(implementation, why) of `operator` for tensors of this device and dtype: implementation is "triton" or "torch"."""
     if _choice == "torch":

@@ -15,7 +15,7 @@ from torch import Tensor
 from eagle_kernels.arguments import compute_dtype
 from eagle_kernels.implementation import runs_triton
 from eagle_kernels.ops import row_loss
-from eagle_kernels.ops.products import add_product, chunks
+from eagle_kernels.ops.products import add_product, chunks, wave_chunks
 from eagle_kernels.ops.row_loss import LossTerms
 
 
@@ -88,8 +88,13 @@ def form(
         grad_hidden = torch.empty_like(hidden) if everything else torch.zeros_like(hidden)
     if request.weight_gradient and request.several and not count:
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device)
-    plan = list(chunks(count, request.chunk_rows if request.several else max(1, count)))
-    buffer = torch.empty((plan[0][1] if plan else 0, weight.shape[0]), dtype=hidden.dtype, device=hidden.device)
+    if request.several and hidden.is_cuda:
+        processors = torch.cuda.get_device_properties(hidden.device).multi_processor_count
+        plan = list(wave_chunks(count, request.chunk_rows, hidden.shape[1], processors))
+    else:
+        plan = list(chunks(count, request.chunk_rows if request.several else max(1, count)))
+    largest = max((end - begin for begin, end in plan), default=0)
+    buffer = torch.empty((largest, weight.shape[0]), dtype=hidden.dtype, device=hidden.device)
     for begin, end in plan:
         chosen = slice(begin, end)
         x = hidden[chosen] if everything else hidden.index_select(0, rows[chosen])

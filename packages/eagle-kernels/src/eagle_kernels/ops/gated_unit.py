@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eagle_kernels.arguments import check_float, check_same_device, check_same_dtype, check_shape
-from eagle_kernels.implementation import require_kernels, runs_triton
+from eagle_kernels.implementation import launches, require_kernels, runs_triton
 
 
 def naive_swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -147,11 +147,21 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gated_unit_autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *_gated_unit_backward(grad, *ctx.saved_tensors, ctx.gelu), None
+    gate, up = ctx.saved_tensors
+    if not launches(grad):
+        return *_gated_unit_backward(grad, gate, up, ctx.gelu), None
+    from eagle_kernels.kernels import gated_unit as kernels
+
+    return *kernels.backward(grad, gate, up, ctx.gelu), None
 
 
 def _gated_unit_packed_autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return _gated_unit_packed_backward(grad, *ctx.saved_tensors, ctx.gelu), None
+    (gate_up,) = ctx.saved_tensors
+    if not launches(grad):
+        return _gated_unit_packed_backward(grad, gate_up, ctx.gelu), None
+    from eagle_kernels.kernels import gated_unit as kernels
+
+    return kernels.backward_packed(grad, gate_up, ctx.gelu), None
 
 
 _gated_unit.register_autograd(_gated_unit_autograd, setup_context=_save)

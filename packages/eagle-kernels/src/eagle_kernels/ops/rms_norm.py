@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eagle_kernels.arguments import check_eps, check_float, check_same_device, check_shape, compute_dtype
-from eagle_kernels.implementation import MAX_COLUMNS, require_kernels, runs_triton
+from eagle_kernels.implementation import MAX_COLUMNS, launches, require_kernels, runs_triton
 
 
 def naive_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -146,10 +146,19 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
+def _gradients(grad: Tensor, grad_summed: Tensor | None, x: Tensor, weight: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:
+    if not launches(grad):
+        return _rms_norm_backward(grad, grad_summed, x, weight, rstd)
+    from eagle_kernels.kernels import rms_norm as kernels
+
+    return kernels.backward(grad, grad_summed, x, weight, rstd)
+
+
 def _rms_norm_autograd(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, Tensor | None, None]:
     if grad is None:
         return None, None, None
-    return *_rms_norm_backward(grad, None, *ctx.saved_tensors), None
+    x, weight, rstd = ctx.saved_tensors
+    return *_gradients(grad, None, x, weight, rstd), None
 
 
 def _add_rms_norm_autograd(
@@ -157,7 +166,8 @@ def _add_rms_norm_autograd(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
     if grad is None:
         return grad_summed, grad_summed, None, None
-    dx, dweight = _rms_norm_backward(grad, grad_summed, *ctx.saved_tensors)
+    x, weight, rstd = ctx.saved_tensors
+    dx, dweight = _gradients(grad, grad_summed, x, weight, rstd)
     return dx, dx, dweight, None
 
 

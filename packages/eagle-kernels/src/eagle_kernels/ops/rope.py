@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eagle_kernels.arguments import check_float, check_same_device
-from eagle_kernels.implementation import require_kernels, runs_triton
+from eagle_kernels.implementation import launches, require_kernels, runs_triton
 
 Sections = tuple[int, int, int]
 
@@ -215,7 +215,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _rope_autograd(ctx: Any, dq: Tensor, dk: Tensor) -> tuple[Any, ...]:
-    return *_rope(dq, dk, *ctx.saved_tensors, not ctx.back), None, None, None
+    cos, sin = ctx.saved_tensors
+    if not launches(dq):
+        return *_rope(dq, dk, cos, sin, not ctx.back), None, None, None
+    from eagle_kernels.kernels import rope as kernels
+
+    return *kernels.rotate(dq, dk, kernels.Tables(cos, sin), not ctx.back), None, None, None
 
 
 def _rope_from_positions_autograd(ctx: Any, dq: Tensor, dk: Tensor) -> tuple[Any, ...]:
