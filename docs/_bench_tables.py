@@ -245,7 +245,7 @@ def readme(package: str, measured: Measured) -> str:
         unit = next(iter(line.rows.values()))["unit"]
         best = f"{figure(line.rows[peer])} ({peer})" if peer else "-"
         body.append([line.case, unit, figure(line.rows.get("eagle")), best, verdicts.get(line.case, "-")])
-    said = [f"{said_by(content)}." for content in measured.files]
+    said = dict.fromkeys(f"{said_by(content)}." for content in measured.files)
     return "\n".join([*table(["case", "unit", "ours", "best peer", "target: reached?"], body), "", *said])
 
 

@@ -35,6 +35,11 @@ PACKAGES = (
 )
 
 
+def without_folder(word: str) -> str:
+    """An absolute path's last part, any other word as it is: where a machine keeps its files is nobody's business."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def hardware(device: torch.device) -> str:
     """The device's name as its driver gives it, or the processor's architecture."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
@@ -71,7 +76,7 @@ def setting_of(device: torch.device, commit: str, command: str | None = None) ->
         "driver": driver() if device.type == "cuda" else None,
         "commit": commit,
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "command": command or shlex.join(["python", *sys.argv]),
+        "command": command or shlex.join(["python", *(without_folder(word) for word in sys.argv)]),
     }
 
 
