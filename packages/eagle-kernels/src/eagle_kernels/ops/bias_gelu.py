@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eagle_kernels.arguments import check_float, check_same_device, check_same_dtype, check_shape, compute_dtype
 from eagle_kernels.implementation import require_kernels, runs_triton
+from eagle_kernels.ops.eager import with_short_way
 
 
 def naive_bias_gelu_tanh(x: Tensor, bias: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def bias_gelu_tanh(x: Tensor, bias: Tensor) -> Tensor:
     check_shape("bias_gelu_tanh", (x.shape[-1],), f"because x has shape {list(x.shape)}", bias=bias)
     check_same_device("bias_gelu_tanh", "x", x.device, bias=bias)
     check_same_dtype("bias_gelu_tanh", "x", x.dtype, bias=bias)
-    return _bias_gelu_tanh(x, bias) if runs_triton(x) else naive_bias_gelu_tanh(x, bias)
+    return _run_bias_gelu_tanh(x, bias) if runs_triton(x) else naive_bias_gelu_tanh(x, bias)
 
 
 @torch.library.custom_op("eagle_kernels::bias_gelu_tanh", mutates_args=())
@@ -80,4 +81,4 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     return _bias_gelu_tanh_backward(grad, *ctx.saved_tensors)
 
 
-_bias_gelu_tanh.register_autograd(_autograd, setup_context=_save)
+_run_bias_gelu_tanh = with_short_way(_bias_gelu_tanh, _save, _autograd)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eagle_kernels.arguments import check_float, check_same_device, check_same_dtype, check_shape
 from eagle_kernels.implementation import launches, require_kernels, runs_triton
+from eagle_kernels.ops.eager import with_short_way
 
 
 def naive_swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -43,13 +44,13 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
         ValueError: their shapes or devices differ.
     """
     _check("swiglu", gate, up)
-    return _gated_unit(gate, up, False) if runs_triton(gate) else naive_swiglu(gate, up)
+    return _run_gated_unit(gate, up, False) if runs_triton(gate) else naive_swiglu(gate, up)
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:
     """gelu(gate) * up with the tanh form of GELU (Gemma's); arguments, result and errors as `swiglu`."""
     _check("geglu", gate, up)
-    return _gated_unit(gate, up, True) if runs_triton(gate) else naive_geglu(gate, up)
+    return _run_gated_unit(gate, up, True) if runs_triton(gate) else naive_geglu(gate, up)
 
 
 def swiglu_packed(gate_up: Tensor) -> Tensor:
@@ -66,13 +67,13 @@ def swiglu_packed(gate_up: Tensor) -> Tensor:
         ValueError: its last dimension is missing or odd.
     """
     gate, up = _halves("swiglu_packed", gate_up)
-    return _gated_unit_packed(gate_up, False) if runs_triton(gate_up) else naive_swiglu(gate, up)
+    return _run_gated_unit_packed(gate_up, False) if runs_triton(gate_up) else naive_swiglu(gate, up)
 
 
 def geglu_packed(gate_up: Tensor) -> Tensor:
     """`geglu` on one tensor that holds gate in its first half and up in its second; shapes and errors as `swiglu_packed`."""
     gate, up = _halves("geglu_packed", gate_up)
-    return _gated_unit_packed(gate_up, True) if runs_triton(gate_up) else naive_geglu(gate, up)
+    return _run_gated_unit_packed(gate_up, True) if runs_triton(gate_up) else naive_geglu(gate, up)
 
 
 def _check(operator: str, gate: Tensor, up: Tensor) -> None:
@@ -164,5 +165,5 @@ def _gated_unit_packed_autograd(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return kernels.backward_packed(grad, gate_up, ctx.gelu), None
 
 
-_gated_unit.register_autograd(_gated_unit_autograd, setup_context=_save)
-_gated_unit_packed.register_autograd(_gated_unit_packed_autograd, setup_context=_save)
+_run_gated_unit = with_short_way(_gated_unit, _save, _gated_unit_autograd)
+_run_gated_unit_packed = with_short_way(_gated_unit_packed, _save, _gated_unit_packed_autograd)

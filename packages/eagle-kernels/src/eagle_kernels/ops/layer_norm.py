@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eagle_kernels.arguments import check_eps, check_float, check_same_device, check_same_dtype, check_shape
 from eagle_kernels.implementation import MAX_COLUMNS, require_kernels, runs_triton
+from eagle_kernels.ops.eager import with_short_way
 
 
 def naive_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
@@ -47,7 +48,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
     check_eps("layer_norm", eps)
     if x.shape[-1] > MAX_COLUMNS or not runs_triton(x):
         return naive_layer_norm(x, weight, bias, eps)
-    return _layer_norm(x, weight, bias, float(eps))[0]
+    return _run_layer_norm(x, weight, bias, float(eps))[0]
 
 
 @torch.library.custom_op("eagle_kernels::layer_norm", mutates_args=())
@@ -98,4 +99,4 @@ def _autograd(ctx: Any, grad: Tensor | None, _mean: Any, _rstd: Any) -> tuple[Te
     return dx, dweight, dbias if ctx.has_bias else None, None
 
 
-_layer_norm.register_autograd(_autograd, setup_context=_save)
+_run_layer_norm = with_short_way(_layer_norm, _save, _autograd)

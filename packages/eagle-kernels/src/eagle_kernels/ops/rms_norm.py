@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eagle_kernels.arguments import check_eps, check_float, check_same_device, check_shape, compute_dtype
 from eagle_kernels.implementation import MAX_COLUMNS, launches, require_kernels, runs_triton
+from eagle_kernels.ops.eager import with_short_way
 
 
 def naive_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -41,7 +42,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     _check("rms_norm", x, weight, eps)
     if not _fused(x, weight):
         return naive_rms_norm(x, weight, eps)
-    return _rms_norm(x, weight, float(eps))[0]
+    return _run_rms_norm(x, weight, float(eps))[0]
 
 
 def naive_add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -74,7 +75,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         raise TypeError(f"add_rms_norm: residual is {residual.dtype} but x is {x.dtype}; cast one of them.")
     if not _fused(x, weight):
         return naive_add_rms_norm(x, residual, weight, eps)
-    normed, summed, _ = _add_rms_norm(x, residual, weight, float(eps))
+    normed, summed, _ = _run_add_rms_norm(x, residual, weight, float(eps))
     return normed, summed
 
 
@@ -171,5 +172,5 @@ def _add_rms_norm_autograd(
     return dx, dx, dweight, None
 
 
-_rms_norm.register_autograd(_rms_norm_autograd, setup_context=_save)
-_add_rms_norm.register_autograd(_add_rms_norm_autograd, setup_context=_save)
+_run_rms_norm = with_short_way(_rms_norm, _save, _rms_norm_autograd)
+_run_add_rms_norm = with_short_way(_add_rms_norm, _save, _add_rms_norm_autograd)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eagle_kernels.arguments import check_float, check_same_device
 from eagle_kernels.implementation import launches, require_kernels, runs_triton
+from eagle_kernels.ops.eager import with_short_way
 
 Sections = tuple[int, int, int]
 
@@ -93,7 +94,7 @@ def rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor
     if not runs_triton(q, k, cos, sin):
         return naive_rope(q, k, cos, sin)
     cos, sin = (table[None] if table.dim() == 2 else table for table in (cos, sin))
-    return _rope(q, k, cos, sin, False)
+    return _run_rope(q, k, cos, sin, False)
 
 
 def rope_from_positions(
@@ -153,7 +154,7 @@ def rope_from_positions(
         )
     if not runs_triton(q, k, inv_freq):
         return naive_rope_from_positions(q, k, position_ids, inv_freq, attention_scaling, sections)
-    return _rope_from_positions(q, k, position_ids, inv_freq, float(attention_scaling), list(sections or ()), False)
+    return _run_rope_from_positions(q, k, position_ids, inv_freq, float(attention_scaling), list(sections or ()), False)
 
 
 def _check_heads(operator: str, q: Tensor, k: Tensor) -> tuple[int, int, int]:
@@ -227,5 +228,5 @@ def _rope_from_positions_autograd(ctx: Any, dq: Tensor, dk: Tensor) -> tuple[Any
     return *_rope_from_positions(dq, dk, *ctx.saved_tensors, *ctx.rest, not ctx.back), None, None, None, None, None
 
 
-_rope.register_autograd(_rope_autograd, setup_context=_save)
-_rope_from_positions.register_autograd(_rope_from_positions_autograd, setup_context=_save)
+_run_rope = with_short_way(_rope, _save, _rope_autograd)
+_run_rope_from_positions = with_short_way(_rope_from_positions, _save, _rope_from_positions_autograd)
