@@ -1,5 +1,6 @@
-"""An applied model under FSDP2: mixed precision cannot damage positions, and the loss finds the head's weight gathered."""
+"""An applied model under FSDP2 and DDP: precision cannot damage positions, and the loss finds the head's weight gathered."""
 
+import copy
 from typing import Any
 
 import eagle_kernels
@@ -50,3 +51,17 @@ def test_loss_and_gradients_are_those_of_the_sharded_original(mesh, order, dtype
     for one, other in zip(released.parameters(), applied.parameters(), strict=True):
         expected, got = one.grad.full_tensor(), other.grad.full_tensor()
         assert (got - expected).norm() <= tolerance * expected.norm() + 1e-7
+
+
+def test_under_ddp_gradients_are_those_of_the_unmodified_model(mesh):
+    config = Qwen2Config(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1
+    )
+    torch.manual_seed(0)
+    released = Qwen2ForCausalLM(config).train()
+    applied = eagle_kernels.apply(copy.deepcopy(released), mlp_tile_tokens=4)
+    ids = torch.arange(12).reshape(2, 6)
+    released(ids, labels=ids).loss.backward()
+    torch.nn.parallel.DistributedDataParallel(applied)(ids, labels=ids).loss.backward()
+    for (name, one), other in zip(released.named_parameters(), applied.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")

@@ -69,3 +69,12 @@ def test_wrong_arguments_are_errors_that_name_the_argument(error, match, change)
     arguments = {"x": torch.zeros(2, 4), "residual": torch.zeros(2, 4), "weight": torch.ones(4), "eps": 1e-6} | change
     with pytest.raises(error, match=match):
         eagle_kernels.add_rms_norm(**arguments)
+
+
+def test_a_second_derivative_is_refused_and_not_silently_wrong(device):
+    x = torch.randn(3, 8, device=device, requires_grad=True)
+    weight = torch.ones(8, device=device, requires_grad=True)
+    with eagle_kernels.use_implementation("triton"):
+        (first,) = torch.autograd.grad(eagle_kernels.rms_norm(x, weight, 1e-6).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="rms_norm_backward"):
+            torch.autograd.grad(first.sum(), x)
