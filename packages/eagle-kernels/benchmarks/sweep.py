@@ -85,9 +85,11 @@ def sweep_gated_unit() -> None:
 def sweep_cross_entropy() -> None:
     """Bytes counted as one read and one write of the logits: the second read should come from the L2 cache."""
     logits, labels, terms = noise(4096, VOCAB), torch.randint(VOCAB, (4096,), device="cuda"), LossTerms(vocab=VOCAB)
-    shapes = [(8192, 2), (8192, 4), (8192, 8), (16384, 2), (16384, 4)]
+    shapes = [(4096, 4, 16), (8192, 1, 32), (8192, 2, 32), (8192, 4, 32), (16384, 2, 32)]
     evictions = [("", ""), ("evict_last", "evict_first"), ("evict_last", ""), ("", "evict_first")]
-    configs = [cross_entropy.CrossEntropyConfig(b, u, 32, e) for (b, u), e in product(shapes, evictions)]
+    configs = [
+        cross_entropy.CrossEntropyConfig(b, u, w, e, back) for (b, u, w), e, back in product(shapes, evictions, (False, True))
+    ]
 
     launch = partial(cross_entropy.losses_and_gradients, logits, labels, None, terms, True)
     rank("cross_entropy of 4096 rows", 4 * logits.numel(), configs, launch)

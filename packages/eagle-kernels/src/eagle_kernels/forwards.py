@@ -20,6 +20,9 @@ from eagle_kernels.ops.layer_norm import layer_norm
 from eagle_kernels.ops.rms_norm import rms_norm
 from eagle_kernels.tiled_mlp import tiled_swiglu_mlp
 
+# Asked for once: torch.compile of torch 2.11 does not trace the question.
+_AUTOCAST_DEVICES = frozenset(kind for kind in ("cuda", "cpu", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(kind))
+
 
 def rms_norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
     """RMSNorm of Qwen2, Qwen3 and Llama, [..., hidden]."""
@@ -94,4 +97,4 @@ def as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def _autocasts(tensor: Tensor) -> bool:
     device = tensor.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)

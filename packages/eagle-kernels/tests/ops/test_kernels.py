@@ -5,7 +5,7 @@ from __future__ import annotations
 import eagle_kernels
 import pytest
 import torch
-from eagle_kernels.ops.rope import rope_from_positions
+from eagle_kernels.ops.rope import naive_rope_from_positions, rope_from_positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +94,16 @@ def test_parameter_gradients_are_the_same_bits_in_every_run(operator, device):
     seeds = seeds_for(operator, tensors, constants)
     first, second = (results(operator.run, tensors, constants, seeds)[1] for _ in range(2))
     assert all(torch.equal(left, right) for left, right in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("sections", [(6, 0, 0), (0, 6, 0), (0, 0, 6), (2, 0, 4), (1, 2, 3)])
+def test_rope_follows_each_of_its_sections_also_where_some_are_empty(sections, device):
+    q, k = (torch.randn(2, heads, 5, 12, device=device) for heads in (3, 1))
+    positions, inv_freq = torch.randint(100, (3, 2, 5), device=device), torch.rand(6, device=device)
+    found = rope_from_positions(q, k, positions, inv_freq, sections=sections)
+    truth = naive_rope_from_positions(q.double(), k.double(), positions, inv_freq.double(), sections=sections)
+    for value, expected in zip(found, truth, strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-4)  # angles of up to 100 in float32
 
 
 @pytest.mark.parametrize("used", [0, 1])

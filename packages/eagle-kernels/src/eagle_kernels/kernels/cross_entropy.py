@@ -32,6 +32,7 @@ class CrossEntropyConfig:
     unroll: int
     warps: int
     evictions: tuple[str, str] = ("evict_last", "evict_first")
+    backwards: bool = True
 
     @staticmethod
     def of(columns: int) -> CrossEntropyConfig:
@@ -72,6 +73,7 @@ def _row_loss(
     FORM_STATS: tl.constexpr,
     SHARDED: tl.constexpr,
     FORM_GRADS: tl.constexpr,
+    BACKWARDS: tl.constexpr,
     UNROLL: tl.constexpr,
     BLOCK: tl.constexpr,
     FIRST_EVICTION: tl.constexpr,
@@ -127,8 +129,10 @@ def _row_loss(
         tl.debug_barrier()
         mass_factor = weight * (1.0 + 2.0 * z * lse)
         shift = lse * LOG2E
-        for first in range(0, columns, UNROLL * BLOCK):
-            column = first + step
+        for index in range(0, tl.cdiv(columns, UNROLL * BLOCK)):
+            if BACKWARDS:
+                index = tl.cdiv(columns, UNROLL * BLOCK) - 1 - index
+            column = index * (UNROLL * BLOCK) + step
             inside = column < columns
             x, tanh = _logits(base + column, inside, cap, SOFTCAP, SECOND_EVICTION)
             grad = mass_factor * tl.exp2(x * LOG2E - shift)
@@ -201,6 +205,7 @@ def _launch(
         FORM_STATS=form_stats,
         SHARDED=sharded,
         FORM_GRADS=grads,
+        BACKWARDS=config.backwards,
         UNROLL=config.unroll,
         BLOCK=config.block,
         FIRST_EVICTION=config.evictions[0],

@@ -46,17 +46,16 @@ def _turn(
     token,
     first_head,
     heads,
+    all_heads,
     tokens,
     x_batch,
     x_head,
     x_token,
-    y_batch,
-    y_head,
-    y_token,
     cos_first,
     sin_first,
     cos_second,
     sin_second,
+    TOKENS_OUTERMOST: tl.constexpr,
     HALF: tl.constexpr,
     KEPT: tl.constexpr,
     BACKWARD: tl.constexpr,
@@ -72,7 +71,11 @@ def _turn(
         rows = (head < heads) & (token[:, None, None] < tokens)
         inside = rows & (pair < HALF)
         source = x_ptr + batch * x_batch + head * x_head + token[:, None, None] * x_token
-        target = y_ptr + batch * y_batch + head * y_head + token[:, None, None] * y_token
+        if TOKENS_OUTERMOST:
+            row = (batch * tokens + token[:, None, None]) * all_heads + head
+        else:
+            row = (batch * all_heads + head) * tokens + token[:, None, None]
+        target = y_ptr + row * (2 * HALF + KEPT)
         a = tl.load(source + pair, mask=inside).to(tl.float32)
         b = tl.load(source + HALF + pair, mask=inside).to(tl.float32)
         if BACKWARD:
@@ -111,22 +114,16 @@ def _rope(
     k_batch,
     k_head,
     k_token,
-    q_out_batch,
-    q_out_head,
-    q_out_token,
-    k_out_batch,
-    k_out_head,
-    k_out_token,
     table_batch,
-    table_token,
     position_axis,
     position_batch,
     position_token,
-    scaling,
-    section_one,
-    section_two,
     FROM_POSITIONS: tl.constexpr,
-    SECTIONS: tl.constexpr,
+    SCALING: tl.constexpr,
+    SECTION_ONE: tl.constexpr,
+    SECTION_TWO: tl.constexpr,
+    Q_TOKENS_OUTERMOST: tl.constexpr,
+    K_TOKENS_OUTERMOST: tl.constexpr,
     HALF: tl.constexpr,
     KEPT: tl.constexpr,
     BACKWARD: tl.constexpr,
@@ -145,18 +142,18 @@ def _rope(
         place = position_ptr + batch * position_batch + token[:, None] * position_token
         known = token[:, None] < tokens
         position = tl.load(place, mask=known, other=0).to(tl.float32)
-        if SECTIONS:
+        if SECTION_TWO >= 0:
             height = tl.load(place + position_axis, mask=known, other=0).to(tl.float32)
             width = tl.load(place + 2 * position_axis, mask=known, other=0).to(tl.float32)
-            position = tl.where(pair < section_one, position, tl.where(pair < section_two, height, width))
+            position = tl.where(pair < SECTION_ONE, position, tl.where(pair < SECTION_TWO, height, width))
         angle = position * inv_freq
-        factor = tl.full((), scaling, tl.float32)
+        factor = tl.full((), SCALING, tl.float32)
         cos_first = (tl.cos(angle) * factor)[:, None, :]
         sin_first = (tl.sin(angle) * factor)[:, None, :]
         cos_second = cos_first
         sin_second = sin_first
     else:
-        table = batch * table_batch + token[:, None] * table_token + pair
+        table = batch * table_batch + token[:, None] * (2 * HALF) + pair
         cos_first = tl.load(cos_ptr + table, mask=inside).to(tl.float32)[:, None, :]
         sin_first = tl.load(sin_ptr + table, mask=inside).to(tl.float32)[:, None, :]
         cos_second = tl.load(cos_ptr + table + HALF, mask=inside).to(tl.float32)[:, None, :]
@@ -169,17 +166,16 @@ def _rope(
         token,
         share * tl.program_id(1),
         tl.minimum(q_heads, share * (tl.program_id(1) + 1)),
+        q_heads,
         tokens,
         q_batch,
         q_head,
         q_token,
-        q_out_batch,
-        q_out_head,
-        q_out_token,
         cos_first,
         sin_first,
         cos_second,
         sin_second,
+        Q_TOKENS_OUTERMOST,
         HALF,
         KEPT,
         BACKWARD,
@@ -196,17 +192,16 @@ def _rope(
         token,
         tl.where(tl.program_id(1) == tl.num_programs(1) - 1, 0, k_heads),
         k_heads,
+        k_heads,
         tokens,
         k_batch,
         k_head,
         k_token,
-        k_out_batch,
-        k_out_head,
-        k_out_token,
         cos_first,
         sin_first,
         cos_second,
         sin_second,
+        K_TOKENS_OUTERMOST,
         HALF,
         KEPT,
         BACKWARD,
@@ -242,37 +237,32 @@ def rotate(
     q, k = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k))
     q_out, k_out = like(q), like(k)
     batch, heads, tokens, head_dim = q.shape
+    cos = sin = positions = inv_freq = sections = None
+    table_batch, strides, scaling = 0, (0, 0, 0), 1.0
+    from_positions = isinstance(source, Positions)
     if isinstance(source, Tables):
-        # The kernel indexes both tables with one set of strides.
+        # The kernel indexes both tables alike.
         cos, sin = source.cos.contiguous(), source.sin.contiguous()
         half = cos.shape[-1] // 2
-        positions, inv_freq, scaling, sections = None, None, 1.0, None
-        table = (0 if cos.shape[0] == 1 else cos.stride(0), cos.stride(1))
-        strides = (0, 0, 0)
+        table_batch = 0 if cos.shape[0] == 1 else cos.stride(0)
     else:
-        cos, sin, table = None, None, (0, 0)
-        positions, inv_freq, scaling, sections = (
-            source.position_ids,
-            source.inv_freq.contiguous(),
-            source.scaling,
-            source.sections,
-        )
+        positions, scaling, sections = source.position_ids, source.scaling, source.sections
+        inv_freq = source.inv_freq.contiguous()
         half = inv_freq.shape[0]
-        strides = (
-            positions.stride(0) if sections else 0,
-            0 if positions.shape[-2] == 1 else positions.stride(-2),
-            positions.stride(-1),
-        )
+        each = 0 if positions.shape[-2] == 1 else positions.stride(-2)
+        strides = (positions.stride(0) if sections else 0, each, positions.stride(-1))
     kept = head_dim - 2 * half
-    config = config or RopeConfig.of(q, half, isinstance(source, Tables))
+    config = config or RopeConfig.of(q, half, not from_positions)
     if q.numel() or k.numel():
         _rope[(batch * ceil_div(tokens, config.tokens), config.groups)](
             *(q, k, q_out, k_out, cos, sin, positions, inv_freq, heads, k.shape[1], tokens),
-            *(*q.stride()[:3], *k.stride()[:3], *q_out.stride()[:3], *k_out.stride()[:3]),
-            *(*table, *strides, scaling),
-            *((sections[0], sections[0] + sections[1]) if sections else (0, 0)),
-            FROM_POSITIONS=isinstance(source, Positions),
-            SECTIONS=sections is not None,
+            *(*q.stride()[:3], *k.stride()[:3], table_batch, *strides),
+            FROM_POSITIONS=from_positions,
+            SCALING=scaling,
+            SECTION_ONE=sections[0] if sections else 0,
+            SECTION_TWO=sections[0] + sections[1] if sections else -1,  # -1: one axis for all pairs
+            Q_TOKENS_OUTERMOST=tokens_outermost(q),
+            K_TOKENS_OUTERMOST=tokens_outermost(k),
             HALF=half,
             KEPT=kept,
             BACKWARD=backward,
@@ -285,9 +275,14 @@ def rotate(
     return q_out, k_out
 
 
+def tokens_outermost(x: Tensor) -> bool:
+    """Whether the heads of a token of x [batch, heads, tokens, head_dim] lie closer together than the tokens of a head."""
+    return x.shape[1] > 1 and x.shape[2] > 1 and x.stride(1) < x.stride(2)
+
+
 def like(x: Tensor) -> Tensor:
     """An uninitialised [batch, heads, tokens, head_dim] tensor whose tokens or heads are outermost as in x, without gaps."""
     batch, heads, tokens, head_dim = x.shape
-    if heads > 1 and tokens > 1 and x.stride(1) < x.stride(2):
+    if tokens_outermost(x):
         return torch.empty((batch, tokens, heads, head_dim), dtype=x.dtype, device=x.device).transpose(1, 2)
     return torch.empty((batch, heads, tokens, head_dim), dtype=x.dtype, device=x.device)
