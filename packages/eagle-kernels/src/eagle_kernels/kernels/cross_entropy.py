@@ -87,6 +87,7 @@ def _row_loss(
     z = tl.full((), z_loss, tl.float32)
     mine = label - first_column
     here = counts & (mine >= 0) & (mine < columns)
+    mine = tl.where(here, mine, 0).to(tl.int32)
     step = tl.arange(0, UNROLL)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     cap = tl.full((), softcap, tl.float32)
     smooth = tl.full((), smoothing, tl.float32)
@@ -101,13 +102,12 @@ def _row_loss(
             x, _ = _logits(base + column, inside, cap, SOFTCAP, FIRST_EVICTION)
             if SMOOTHING:
                 total += tl.sum(tl.where(inside, x, 0.0), 0)
-            x *= LOG2E
-            higher = tl.maximum(top, tl.max(x, 0))
-            mass = mass * tl.exp2(top - higher) + tl.sum(tl.exp2(x - higher[None, :]), 0)
+            higher = tl.maximum(top, tl.max(x, 0) * LOG2E)
+            mass = mass * tl.exp2(top - higher) + tl.sum(tl.exp2(x * LOG2E - higher[None, :]), 0)
             top = higher
         peak = tl.max(top, 0)
         lse = (peak + tl.log2(tl.sum(mass * tl.exp2(top - peak), 0))) * LN2
-        picked, _ = _logits(base + tl.where(here, mine, 0), here, cap, SOFTCAP, "")
+        picked, _ = _logits(base + mine, here, cap, SOFTCAP, "")
         picked = tl.where(here, picked, 0.0)
         mean = tl.sum(total, 0)
         if SHARDED:
@@ -129,6 +129,7 @@ def _row_loss(
         tl.debug_barrier()
         mass_factor = weight * (1.0 + 2.0 * z * lse)
         shift = lse * LOG2E
+        spread = weight * smooth / vocab
         for index in range(0, tl.cdiv(columns, UNROLL * BLOCK)):
             if BACKWARDS:
                 index = tl.cdiv(columns, UNROLL * BLOCK) - 1 - index
@@ -137,11 +138,18 @@ def _row_loss(
             x, tanh = _logits(base + column, inside, cap, SOFTCAP, SECOND_EVICTION)
             grad = mass_factor * tl.exp2(x * LOG2E - shift)
             if SMOOTHING:
-                grad -= weight * smooth / vocab
-            grad -= tl.where(column == mine, weight * (1.0 - smooth), 0.0)
+                grad -= spread
             if SOFTCAP:
                 grad *= 1.0 - tanh * tanh
             tl.store(base + column, grad.to(logits_ptr.dtype.element_ty), mask=inside, eviction_policy=SECOND_EVICTION)
+        # The label's own entry once more, after every thread has written its share.
+        tl.debug_barrier()
+        grad = mass_factor * tl.exp2(picked * LOG2E - shift) - weight * (1.0 - smooth)
+        if SMOOTHING:
+            grad -= spread
+        if SOFTCAP:
+            grad *= 1.0 - (picked / cap) * (picked / cap)
+        tl.store(base + mine, grad.to(logits_ptr.dtype.element_ty), mask=here)
 
 
 def losses_and_gradients(

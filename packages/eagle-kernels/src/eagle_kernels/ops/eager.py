@@ -22,19 +22,25 @@ def with_short_way(operator: Any, setup_context: Callable[..., None], backward: 
         backward: (ctx, *grads) -> a gradient for every input.
     """
     operator.register_autograd(backward, setup_context=setup_context)
-    function = type(
-        f"_Eager_{operator._name.partition('::')[2]}",
-        (torch.autograd.Function,),
-        {
-            "forward": staticmethod(operator._init_fn),
-            "setup_context": staticmethod(setup_context),
-            "backward": staticmethod(backward),
-        },
-    )
+    body = operator._init_fn
+
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        output = body(*arguments)
+        setup_context(ctx, arguments, output)
+        return output
+
+    # One forward with its context: torch reads the signature of a separate setup_context at every call, which takes longer.
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function = type(f"_Eager_{operator._name.partition('::')[2]}", (torch.autograd.Function,), methods)
 
     def call(*arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or type(arguments[0]) not in (Tensor, nn.Parameter):
+        if traced() or type(arguments[0]) not in (Tensor, nn.Parameter):
             return operator(*arguments)
         return function.apply(*arguments)  # pyright: ignore[reportAttributeAccessIssue]
 
     return call
+
+
+def traced() -> bool:
+    """Whether torch.compile or a transform of torch.func looks on, which take operators but no such Function."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from eagle_kernels.arguments import check_float, check_same_device, check_same_dtype, check_shape, compute_dtype
-from eagle_kernels.implementation import runs_triton
+from eagle_kernels.implementation import launches, runs_triton
 from eagle_kernels.ops.chunked_loss import Formed, Request, VocabShard, form, supervised_rows, weight_gradient
 from eagle_kernels.ops.row_loss import LossTerms
 
@@ -193,7 +193,7 @@ def _autograd(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | Non
 def _scaled(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """(grad of hidden, grad of weight): what forward formed, times the incoming gradient, each in one pass."""
     grad_hidden, grad_logits, grad_weight, *operands = ctx.saved_tensors
-    hidden = grad_hidden * grad_loss.to(grad_hidden.dtype) if ctx.hidden_gradient else None
+    hidden = _scale_and_round(grad_hidden, grad_loss, grad_hidden.dtype) if ctx.hidden_gradient else None
     weight = None
     if ctx.weight_gradient and ctx.several:
         weight = _scale_and_round(grad_weight, grad_loss, ctx.weight_dtype)
@@ -205,10 +205,12 @@ def _scaled(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _scale_and_round(total: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """total * factor, rounded once; the wide product never exists in memory."""
-    if torch.compiler.is_compiling():
+    """total * factor, rounded once; eager, the wide product never exists in memory."""
+    if not launches(factor) or not runs_triton(total):
         return (total * factor).to(dtype)
-    return torch.mul(total, factor, out=torch.empty_like(total, dtype=dtype))
+    from eagle_kernels.kernels.scale import scaled
+
+    return scaled(total, factor, dtype)
 
 
 _linear_cross_entropy.register_autograd(_autograd, setup_context=_setup_context)
