@@ -34,13 +34,9 @@ def with_short_way(operator: Any, setup_context: Callable[..., None], backward: 
     function = type(f"_Eager_{operator._name.partition('::')[2]}", (torch.autograd.Function,), methods)
 
     def call(*arguments: Any) -> Any:
-        if traced() or type(arguments[0]) not in (Tensor, nn.Parameter):
+        if torch.compiler.is_compiling() or type(arguments[0]) not in (Tensor, nn.Parameter):
             return operator(*arguments)
         return function.apply(*arguments)  # pyright: ignore[reportAttributeAccessIssue]
 
     return call
 
-
-def traced() -> bool:
-    """Whether torch.compile or a transform of torch.func looks on, which take operators but no such Function."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
