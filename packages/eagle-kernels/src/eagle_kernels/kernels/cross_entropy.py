@@ -32,7 +32,6 @@ class CrossEntropyConfig:
     unroll: int
     warps: int
     evictions: tuple[str, str] = ("evict_last", "evict_first")
-    backwards: bool = True
 
     @staticmethod
     def of(columns: int) -> CrossEntropyConfig:
@@ -73,7 +72,6 @@ def _row_loss(
     FORM_STATS: tl.constexpr,
     SHARDED: tl.constexpr,
     FORM_GRADS: tl.constexpr,
-    BACKWARDS: tl.constexpr,
     UNROLL: tl.constexpr,
     BLOCK: tl.constexpr,
     FIRST_EVICTION: tl.constexpr,
@@ -130,10 +128,8 @@ def _row_loss(
         mass_factor = weight * (1.0 + 2.0 * z * lse)
         shift = lse * LOG2E
         spread = weight * smooth / vocab
-        for index in range(0, tl.cdiv(columns, UNROLL * BLOCK)):
-            if BACKWARDS:
-                index = tl.cdiv(columns, UNROLL * BLOCK) - 1 - index
-            column = index * (UNROLL * BLOCK) + step
+        for first in range(0, columns, UNROLL * BLOCK):
+            column = first + step
             inside = column < columns
             x, tanh = _logits(base + column, inside, cap, SOFTCAP, SECOND_EVICTION)
             grad = mass_factor * tl.exp2(x * LOG2E - shift)
@@ -213,7 +209,6 @@ def _launch(
         FORM_STATS=form_stats,
         SHARDED=sharded,
         FORM_GRADS=grads,
-        BACKWARDS=config.backwards,
         UNROLL=config.unroll,
         BLOCK=config.block,
         FIRST_EVICTION=config.evictions[0],

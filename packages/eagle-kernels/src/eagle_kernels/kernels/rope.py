@@ -8,6 +8,8 @@ tables, or are formed in float32 inside from position ids and inverse frequencie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -27,14 +29,15 @@ class RopeConfig:
     groups: int = 1
 
     @staticmethod
-    def of(q: Tensor, half: int, tables: bool) -> RopeConfig:
+    @cache
+    def of(heads: int, half: int, tables: bool, tokens_outermost: bool) -> RopeConfig:
         """For 64 pairs: eight neighbouring heads of a token where heads are adjacent in memory, else tokens of one head.
 
         Cosines and sines that are read, not computed, are read once for many tokens and all heads.
         """
         tile = max(1, 512 // power_of_2(half))
-        if q.stride(1) < q.stride(2):
-            return RopeConfig(tokens=1, heads=min(tile, power_of_2(q.shape[1])), warps=4)
+        if tokens_outermost:
+            return RopeConfig(tokens=1, heads=min(tile, power_of_2(heads)), warps=4)
         return RopeConfig(8 * tile, 1, warps=8) if tables else RopeConfig(2 * tile, 1, warps=8, groups=4)
 
 
@@ -212,16 +215,14 @@ def _rope(
     )
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """Given cosines and sines, [batch or 1, tokens, rotary_dim] each, both halves."""
 
     cos: Tensor
     sin: Tensor
 
 
-@dataclass(frozen=True)
-class Positions:
+class Positions(NamedTuple):
     """position_ids [batch or 1, tokens] or [3, batch or 1, tokens] with sections; inv_freq [rotary_dim / 2] float32."""
 
     position_ids: Tensor
@@ -233,36 +234,46 @@ class Positions:
 def rotate(
     q: Tensor, k: Tensor, source: Tables | Positions, backward: bool = False, config: RopeConfig | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(q, k) turned by their angles, or back by them; new tensors laid out in memory as `like` describes."""
-    q, k = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k))
-    q_out, k_out = like(q), like(k)
+    """(q, k) turned by their angles, or back by them; new tensors laid out in memory as `like` describes.
+
+    The kernel takes microseconds, so what the host does here is kept short.
+    """
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    k = k if k.stride(-1) == 1 else k.contiguous()
     batch, heads, tokens, head_dim = q.shape
+    k_heads = k.shape[1]
+    q_batch, q_head, q_token, _ = q.stride()
+    k_batch, k_head, k_token, _ = k.stride()
+    q_by_token = heads > 1 and tokens > 1 and q_head < q_token
+    k_by_token = k_heads > 1 and tokens > 1 and k_head < k_token
+    q_out, k_out = like(q, q_by_token), like(k, k_by_token)
     cos = sin = positions = inv_freq = sections = None
     table_batch, strides, scaling = 0, (0, 0, 0), 1.0
     from_positions = isinstance(source, Positions)
     if isinstance(source, Tables):
         # The kernel indexes both tables alike.
         cos, sin = source.cos.contiguous(), source.sin.contiguous()
-        half = cos.shape[-1] // 2
-        table_batch = 0 if cos.shape[0] == 1 else cos.stride(0)
+        each, _, rotary_dim = cos.shape
+        half = rotary_dim // 2
+        table_batch = 0 if each == 1 else tokens * rotary_dim
     else:
-        positions, scaling, sections = source.position_ids, source.scaling, source.sections
-        inv_freq = source.inv_freq.contiguous()
+        positions, inv_freq, scaling, sections = source
+        inv_freq = inv_freq.contiguous()
         half = inv_freq.shape[0]
         each = 0 if positions.shape[-2] == 1 else positions.stride(-2)
         strides = (positions.stride(0) if sections else 0, each, positions.stride(-1))
     kept = head_dim - 2 * half
-    config = config or RopeConfig.of(q, half, not from_positions)
-    if q.numel() or k.numel():
+    config = config or RopeConfig.of(heads, half, not from_positions, q_by_token)
+    if batch and tokens and head_dim and heads + k_heads:
         _rope[(batch * ceil_div(tokens, config.tokens), config.groups)](
-            *(q, k, q_out, k_out, cos, sin, positions, inv_freq, heads, k.shape[1], tokens),
-            *(*q.stride()[:3], *k.stride()[:3], table_batch, *strides),
+            *(q, k, q_out, k_out, cos, sin, positions, inv_freq, heads, k_heads, tokens),
+            *(q_batch, q_head, q_token, k_batch, k_head, k_token, table_batch, *strides),
             FROM_POSITIONS=from_positions,
             SCALING=scaling,
             SECTION_ONE=sections[0] if sections else 0,
             SECTION_TWO=sections[0] + sections[1] if sections else -1,  # -1: one axis for all pairs
-            Q_TOKENS_OUTERMOST=tokens_outermost(q),
-            K_TOKENS_OUTERMOST=tokens_outermost(k),
+            Q_TOKENS_OUTERMOST=q_by_token,
+            K_TOKENS_OUTERMOST=k_by_token,
             HALF=half,
             KEPT=kept,
             BACKWARD=backward,
@@ -275,14 +286,9 @@ def rotate(
     return q_out, k_out
 
 
-def tokens_outermost(x: Tensor) -> bool:
-    """Whether the heads of a token of x [batch, heads, tokens, head_dim] lie closer together than the tokens of a head."""
-    return x.shape[1] > 1 and x.shape[2] > 1 and x.stride(1) < x.stride(2)
-
-
-def like(x: Tensor) -> Tensor:
-    """An uninitialised [batch, heads, tokens, head_dim] tensor whose tokens or heads are outermost as in x, without gaps."""
+def like(x: Tensor, tokens_outermost: bool) -> Tensor:
+    """An uninitialised [batch, heads, tokens, head_dim] tensor without gaps, the heads of a token next to each other or not."""
+    if not tokens_outermost:
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device)
     batch, heads, tokens, head_dim = x.shape
-    if tokens_outermost(x):
-        return torch.empty((batch, tokens, heads, head_dim), dtype=x.dtype, device=x.device).transpose(1, 2)
-    return torch.empty((batch, heads, tokens, head_dim), dtype=x.dtype, device=x.device)
+    return torch.empty((batch, tokens, heads, head_dim), dtype=x.dtype, device=x.device).transpose(1, 2)

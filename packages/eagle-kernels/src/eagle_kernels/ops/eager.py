@@ -39,4 +39,3 @@ def with_short_way(operator: Any, setup_context: Callable[..., None], backward: 
         return function.apply(*arguments)  # pyright: ignore[reportAttributeAccessIssue]
 
     return call
-
