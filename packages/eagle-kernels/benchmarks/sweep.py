@@ -66,11 +66,11 @@ def sweep_rope() -> None:
     by_head = [noise(1, heads, ROWS, 128) for heads in (28, 4)]
     by_token = [noise(1, ROWS, heads, 128).transpose(1, 2) for heads in (28, 4)]
     tiles = {
-        "heads": (by_head, [(8, 1, 2), (16, 1, 2), (16, 1, 4), (16, 1, 8), (32, 1, 4), (32, 1, 8), (64, 1, 8)], (1, 2, 4, 7)),
-        "tokens": (by_token, [(1, 8, 2), (1, 8, 4), (1, 16, 2), (1, 16, 4), (1, 32, 2), (4, 4, 4)], (1, 2)),
+        "heads": (by_head, [(8, 1, 2), (16, 1, 4), (32, 1, 4), (32, 1, 8), (64, 1, 8), (64, 1, 16)], (1, 2, 4), (1, 2, 3)),
+        "tokens": (by_token, [(1, 8, 2), (1, 8, 4), (1, 16, 4), (1, 32, 2), (4, 4, 4)], (1, 2), (1, 2)),
     }
-    for (name, source), (major, ((q, k), shapes, groups)) in product(sources.items(), tiles.items()):
-        configs = [rope.RopeConfig(t, h, w, g) for (t, h, w), g in product(shapes, groups)]
+    for (name, source), (major, ((q, k), shapes, groups, stages)) in product(sources.items(), tiles.items()):
+        configs = [rope.RopeConfig(t, h, w, g, s) for (t, h, w), g, s in product(shapes, groups, stages)]
         moved = 4 * (q.numel() + k.numel())
         rank(f"rope from {name}, {major} outermost", moved, configs, partial(rope.rotate, q, k, source, False))
 
@@ -87,10 +87,7 @@ def sweep_cross_entropy() -> None:
     logits, labels, terms = noise(4096, VOCAB), torch.randint(VOCAB, (4096,), device="cuda"), LossTerms(vocab=VOCAB)
     shapes = [(4096, 4, 16), (8192, 1, 32), (8192, 2, 32), (8192, 4, 32), (16384, 2, 32)]
     evictions = [("", ""), ("evict_last", "evict_first"), ("evict_last", ""), ("", "evict_first")]
-    configs = [
-        cross_entropy.CrossEntropyConfig(b, u, w, e, back) for (b, u, w), e, back in product(shapes, evictions, (False, True))
-    ]
-
+    configs = [cross_entropy.CrossEntropyConfig(b, u, w, e) for (b, u, w), e in product(shapes, evictions)]
     launch = partial(cross_entropy.losses_and_gradients, logits, labels, None, terms, True)
     rank("cross_entropy of 4096 rows", 4 * logits.numel(), configs, launch)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tests = outcomes(report) if report.exists() else []
     counts = Counter(test["outcome"] for test in tests)
     content = {
-        **setting_of(device, given.commit, shlex.join(["python", *sys.argv])),
+        **setting_of(device, given.commit),
         **{outcome: counts[outcome] for outcome in ("passed", "failed", "skipped")},
         "seconds": round(sum(test["seconds"] for test in tests), 1),
         "pytest_exit_code": code,
