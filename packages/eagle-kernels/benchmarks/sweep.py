@@ -66,11 +66,11 @@ def sweep_rope() -> None:
     by_head = [noise(1, heads, ROWS, 128) for heads in (28, 4)]
     by_token = [noise(1, ROWS, heads, 128).transpose(1, 2) for heads in (28, 4)]
     tiles = {
-        "heads": (by_head, [(8, 1, 2), (16, 1, 4), (32, 1, 4), (32, 1, 8), (64, 1, 8), (64, 1, 16)], (1, 2, 4), (1, 2, 3)),
-        "tokens": (by_token, [(1, 8, 2), (1, 8, 4), (1, 16, 4), (1, 32, 2), (4, 4, 4)], (1, 2), (1, 2)),
+        "heads": (by_head, [(8, 1, 2), (16, 1, 4), (32, 1, 4), (32, 1, 8), (64, 1, 8), (64, 1, 16)], (1, 2, 4)),
+        "tokens": (by_token, [(1, 8, 2), (1, 8, 4), (1, 16, 4), (1, 32, 2), (4, 4, 4)], (1, 2)),
     }
-    for (name, source), (major, ((q, k), shapes, groups, stages)) in product(sources.items(), tiles.items()):
-        configs = [rope.RopeConfig(t, h, w, g, s) for (t, h, w), g, s in product(shapes, groups, stages)]
+    for (name, source), (major, ((q, k), shapes, groups)) in product(sources.items(), tiles.items()):
+        configs = [rope.RopeConfig(t, h, w, g) for (t, h, w), g in product(shapes, groups)]
         moved = 4 * (q.numel() + k.numel())
         rank(f"rope from {name}, {major} outermost", moved, configs, partial(rope.rotate, q, k, source, False))
 

@@ -21,14 +21,12 @@ from eagle_kernels.kernels.launch import ceil_div, power_of_2
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Launch shape: tokens of a program, heads turned at a time, warps, programs that share the query heads of a token, loads
-    in flight."""
+    """Launch shape: tokens of a program, heads turned at a time, warps, programs that share the query heads of a token."""
 
     tokens: int
     heads: int
     warps: int
     groups: int = 1
-    stages: int = 1
 
     @staticmethod
     @cache
@@ -68,11 +66,10 @@ def _turn(
     HEADS: tl.constexpr,
     PAIRS: tl.constexpr,
     KEPT_BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
     pair = tl.arange(0, PAIRS)[None, None, :]
     kind = y_ptr.dtype.element_ty
-    for first in tl.range(first_head, heads, HEADS, num_stages=STAGES):
+    for first in range(first_head, heads, HEADS):
         head = (first + tl.arange(0, HEADS)[None, :, None]).to(tl.int64)
         rows = (head < heads) & (token[:, None, None] < tokens)
         inside = rows & (pair < HALF)
@@ -137,7 +134,6 @@ def _rope(
     HEADS: tl.constexpr,
     PAIRS: tl.constexpr,
     KEPT_BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
     token_blocks = tl.cdiv(tokens, TOKENS)
     batch = (tl.program_id(0) // token_blocks).to(tl.int64)
@@ -190,7 +186,6 @@ def _rope(
         HEADS,
         PAIRS,
         KEPT_BLOCK,
-        STAGES,
     )
     # The last group turns the keys as well.
     _turn(
@@ -217,7 +212,6 @@ def _rope(
         HEADS,
         PAIRS,
         KEPT_BLOCK,
-        STAGES,
     )
 
 
@@ -287,7 +281,6 @@ def rotate(
             HEADS=config.heads,
             PAIRS=power_of_2(half),
             KEPT_BLOCK=power_of_2(kept),
-            STAGES=config.stages,
             num_warps=config.warps,
         )
     return q_out, k_out
