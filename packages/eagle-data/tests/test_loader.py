@@ -169,6 +169,51 @@ def test_a_picture_that_cannot_be_read_costs_its_sample_and_is_reported(prefetch
     assert "gone.jpg: no such file" in reasons["d:2"]
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_two_ranks_that_share_packs_decode_every_tile_once(prefetch: int, folder: Path):
+    """Rank 0 has the even tiles of a pack, rank 1 the odd ones; samples and tokens are the whole pack's on both."""
+
+    def load(rank: int) -> Any:
+        return lambda samples: lambda tile: range(sum(sample.tiles for sample in samples))[tile] % 2 == rank
+
+    whole = take(loader(folder, "mixed", augment=True), 12)
+    ranks = [take(loader(folder, "mixed", augment=True, prefetch=prefetch, load=load(rank)), 12) for rank in (0, 1)]
+    assert sum(len(sample.pixels) for pack in whole for sample in pack.samples) >= 12
+    for pack, *shares in zip(whole, *ranks, strict=True):
+        assert names([pack]) == names([shares[0]]) == names([shares[1]])
+        tiles = np.concatenate([sample.pixels for sample in pack.samples])
+        for rank, share in enumerate(shares):
+            assert np.array_equal(np.concatenate([sample.pixels for sample in share.samples]), tiles[rank::2])
+            assert all(
+                np.array_equal(a.input_ids, b.input_ids) and np.array_equal(a.labels, b.labels)
+                for a, b in zip(pack.samples, share.samples, strict=True)
+            )
+
+
+def test_a_rank_opens_only_the_files_whose_tiles_it_loads(tmp_path: Path):
+    """A file that is gone is met, and reported, by the rank that owns its tile; its sample stays in the pack of both."""
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "d").mkdir()
+    with PreparedWriter(tmp_path / "d", [CONTEXT]) as writer:
+        for number, name in enumerate(["good", "gone"]):
+            ids = np.full(4, number, dtype=np.int32)
+            writer.add(
+                CONTEXT, f"d:{number}", Encoded(ids, ids, (ImageUnit(str(tmp_path / f"{name}.png"), None, (1, 1), 1),)), ()
+            )
+    found = {}
+    for own in (True, False):
+        choice = lambda samples, own=own: lambda tile: ("gone" in samples[tile].units[0].path) == own  # noqa: E731
+        [pack] = take(loader(tmp_path, "d", load=choice), 1)
+        assert sorted(sample.where for sample in pack.samples) == ["d:0", "d:1"]
+        found[own] = pack
+    [(where, reason)] = found[True].failures
+    assert where == "d:1"
+    assert "gone.png: no such file" in reason
+    assert [sample.pixels.shape[0] for sample in found[True].samples if sample.where == "d:1"] == [1]
+    assert not any(sample.pixels.any() for sample in found[True].samples)
+    assert found[False].failures == ()
+
+
 def test_an_abandoned_iterator_stops_its_threads(folder: Path):
     import threading
 

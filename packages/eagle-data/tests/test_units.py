@@ -97,6 +97,27 @@ def test_augmentation_is_jpeg_of_a_drawn_quality_and_repeats_with_its_seed(pictu
     assert any(np.array_equal(first, pixels) for pixels in by_quality)
 
 
+@pytest.mark.parametrize("wanted", [[], [0], [1, 3], [0, 1, 2, 3, 4], [2, 4], [3]])
+def test_wanted_tiles_are_those_of_the_whole(wanted: list[int], picture: Path, tmp_path: Path):
+    units = [
+        VideoUnit(str(write_video(tmp_path / "v.mp4", frames=10)), None, None, (0, 9)),
+        ImageUnit(str(picture), None, (2, 1), 3),
+        ImageUnit(str(picture), None, (1, 1), 1),
+    ]
+    whole = load_units(units, tile_size=16, augment=np.random.default_rng(4))
+    some = load_units(units, tile_size=16, augment=np.random.default_rng(4), wanted=wanted)
+    assert np.array_equal(some, whole[wanted])
+    last = load_units(units, tile_size=16, augment=np.random.default_rng(4), wanted=[*wanted, 5])
+    assert np.array_equal(last[-1], whole[5])  # its JPEG quality does not depend on what was decoded before it
+
+
+def test_a_file_of_which_no_tile_is_wanted_is_not_opened():
+    gone = [VideoUnit("gone.mp4", None, None, (0, 9)), ImageUnit("gone.png", None, (2, 1), 3)]
+    assert load_units(gone, tile_size=16, wanted=[]).shape == (0, 3, 16, 16)
+    with pytest.raises(MediaError, match=r"gone\.png"):
+        load_units(gone, tile_size=16, wanted=[4])
+
+
 def test_a_file_that_is_gone_or_shorter_than_planned_is_named(tmp_path: Path):
     with pytest.raises(MediaError, match=r"gone\.png: no such file"):
         load_unit(ImageUnit(str(tmp_path / "gone.png"), None, (1, 1), 1), tile_size=16)

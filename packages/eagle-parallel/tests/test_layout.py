@@ -8,7 +8,9 @@ from random import Random
 
 import pytest
 from eagle_parallel import explain, make_plan
-from eagle_parallel.layout import HeadShare, Piece, deal_heads, joined, split, uniform_blocks
+from eagle_parallel.layout import HeadShare, Piece, balanced, deal_heads, joined, split, uniform_blocks
+from eagle_parallel.layout.balanced import place
+from eagle_parallel.planner.documents import mix_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,24 +30,91 @@ def _borders(lengths):
 
 @settings(deadline=None, max_examples=150)
 @given(lengths=documents, ranks=st.integers(1, 9))
-def test_balanced_shares_differ_by_at_most_one_token_and_work_by_little(lengths, ranks):
+def test_balanced_owns_every_token_once_with_even_shares_and_work(lengths, ranks):
     plan = make_plan(_borders(lengths), ranks, layout="balanced")
+    owned = sorted(token for rank in range(ranks) for token in plan.local_index(rank).tolist())
+    assert owned == list(range(sum(lengths)))
     shares = [plan.local_tokens(rank) for rank in range(ranks)]
-    assert max(shares) - min(shares) <= 1
     tokens = sum(lengths)
+    if any(_parts(plan, document) > 1 for document in range(len(lengths))):
+        assert max(shares) - min(shares) <= 1
+    else:
+        assert max(shares) <= max(-(-tokens // ranks), 1.01 * tokens / ranks)
     total = sum(length * (length + 1) // 2 for length in lengths)
     assert max(plan.causal_work(rank) for rank in range(ranks)) <= 1.01 * total / ranks + 4 * tokens
 
 
-@pytest.mark.parametrize("ranks", [2, 4, 8])
-def test_balanced_keeps_short_documents_whole_and_cuts_long_ones(ranks):
+def _parts(plan, document):
+    """How many ranks hold something of a document."""
+    return sum(any(piece.document == document for piece in pieces) for pieces in plan.pieces)
+
+
+@pytest.mark.parametrize(("ranks", "most_cut"), [(2, 1), (4, 2), (8, 4)])
+def test_balanced_cuts_few_documents_and_the_longest(ranks, most_cut):
     lengths = [20000, *_mix(60, 3), 30000]
     plan = make_plan(_borders(lengths), ranks, layout="balanced")
-    owners = [{rank for rank in range(ranks) for piece in plan.pieces[rank] if piece.document == d} for d in range(len(lengths))]
-    assert all(len(owners[document]) == ranks for document in (0, len(lengths) - 1))
-    assert all(len(owner) == 1 for owner, length in zip(owners, lengths, strict=True) if length < 512)
+    cut = [length for document, length in enumerate(lengths) if _parts(plan, document) > 1]
+    assert 1 <= len(cut) <= most_cut
+    assert min(cut) >= sorted(lengths)[-len(cut)]
     work = [plan.causal_work(rank) for rank in range(ranks)]
     assert max(work) * ranks <= 1.01 * sum(work)
+
+
+@pytest.mark.parametrize(("seed", "cut"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 1)])
+def test_a_fine_tuning_mix_over_two_ranks_is_level_and_at_most_one_document_is_cut(seed, cut):
+    """In the mix of seed 4 one document has 61 % of all work."""
+    lengths = mix_lengths("sft", 32768, seed)
+    plan = make_plan(_borders(lengths), 2, layout="auto")
+    assert sum(_parts(plan, document) > 1 for document in range(len(lengths))) == cut
+    work = [plan.causal_work(rank) for rank in range(2)]
+    assert sum(work) / 2 / max(work) >= 0.999
+
+
+def _placed_plainly(lengths, ranks, count, loose):
+    """(owners, cut): the `count` longest are cut; the longest of the others goes first, to the rank that needs it most."""
+    total = sum(lengths)
+    pairs = {document: length * (length + 1) / 2 for document, length in enumerate(lengths)}
+    order = sorted((document for document in pairs if lengths[document]), key=lambda document: (-lengths[document], document))
+    mean = sum(pairs[document] for document in order) / ranks
+    limit = 1.01 * mean + total / ranks
+    room = [total * (rank + 1) // ranks - total * rank // ranks for rank in range(ranks)]
+    share: list[float] = list(room)
+    if loose:
+        room, share = [max(-(-total // ranks), int(1.01 * total / ranks))] * ranks, [total / ranks] * ranks
+    cut, owners = order[:count], {}
+    cut_tokens = sum(lengths[document] for document in cut)
+    cost = sum(pairs[document] for document in cut) / cut_tokens if cut else 0.0
+    left, lack, saved = list(room), [mean] * ranks, [0.0] * ranks
+
+    def need(rank):
+        part = (left[rank] + share[rank] - room[rank]) / share[rank]
+        return saved[rank] if count else max(0.0, lack[rank] / mean) / max(1e-3, part) - 1
+
+    for document in order[count:]:
+        length, work = lengths[document], pairs[document]
+        fits = [rank for rank in range(ranks) if left[rank] >= length and lack[rank] >= work + mean - limit]
+        if not fits:
+            cut = [*cut, document]
+            continue
+        rank = max(fits, key=need)
+        owners[document] = rank
+        left[rank] -= length
+        lack[rank] -= work
+        saved[rank] += work - cost * length
+    return owners, tuple(sorted(cut))
+
+
+@settings(deadline=None, max_examples=150)
+@given(lengths=documents, ranks=st.integers(1, 9))
+def test_documents_are_placed_as_the_plain_rule_says(lengths, ranks):
+    found = place(tuple(lengths), ranks)
+    owners = {document: rank for document, rank in enumerate(found.owners) if rank is not None}
+    tries = [_placed_plainly(lengths, ranks, 0, True)]
+    tries += [_placed_plainly(lengths, ranks, count, False) for count in range(len(lengths) + 1)]
+    assert (owners, found.cut) in tries
+    if not tries[0][1]:
+        assert not found.cut
+    assert sum(found.room) == sum(lengths[document] for document in found.cut)
 
 
 def test_equal_documents_are_left_whole_and_a_single_one_is_zigzagged():
@@ -53,14 +122,15 @@ def test_equal_documents_are_left_whole_and_a_single_one_is_zigzagged():
     assert make_plan([0, 16], 4, layout="balanced").pieces == make_plan([0, 16], 4).pieces
 
 
-def test_five_hundred_documents_are_dealt_in_milliseconds():
-    borders = _borders(_mix(512, 0))
+@pytest.mark.parametrize("ranks", [8, 64])
+def test_five_hundred_documents_are_dealt_in_milliseconds(ranks):
     seconds = []
-    for _ in range(5):
+    for seed in range(5):
+        lengths = _mix(512, seed)
         start = time.perf_counter()
-        make_plan(borders, 8, layout="balanced")
+        balanced(lengths, ranks)
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 5e-3 * 4, seconds  # measured 1.5 ms alone; the bound allows for a busy machine
+    assert min(seconds) < 5e-3 * 4, seconds  # measured 0.6 and 3.5 to 5 ms alone; the bound allows for a busy machine
 
 
 @settings(deadline=None, max_examples=100)

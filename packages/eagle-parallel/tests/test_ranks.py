@@ -141,7 +141,7 @@ def test_gather_undoes_shard_batch_and_its_backward_sums_over_ranks(training, wo
 
 def test_a_mesh_kept_after_the_shutdown_says_so_and_lets_the_process_end():
     """A gloo group that Python still holds when the interpreter ends aborts the process (seen with torch 2.13)."""
-    for total, message in run_ranks(__file__, "keep_a_mesh_until_the_interpreter_ends", (2,), seconds=60)[2]:
+    for total, message in run_ranks(__file__, "keep_a_mesh_until_the_interpreter_ends", (2,), seconds=60, fresh=True)[2]:
         assert total == 2.0
         assert "no live process group for axis 'dp_cp'" in message
 

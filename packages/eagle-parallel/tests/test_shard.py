@@ -4,7 +4,7 @@ from itertools import accumulate
 
 import pytest
 import torch
-from eagle_parallel import NotYetSupported, gather, make_plan, shard_batch
+from eagle_parallel import gather, make_plan, shard_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,8 @@ def test_another_key_is_cut_where_token_dims_says():
 @pytest.mark.parametrize(
     ("error", "match", "batch"),
     [
-        (NotYetSupported, "pixel_values cannot be sharded.*inputs_embeds", {"pixel_values": torch.zeros(6, 3, 2, 2)}),
+        (ValueError, "pixel_values goes by tiles.*local_units.*scatter_vision", {"pixel_values": torch.zeros(6, 3, 2, 2)}),
+        (ValueError, "image_flags goes by tiles", {"image_flags": torch.ones(6)}),
         (ValueError, "labels cannot be sharded: a shift would cross the cut; pass shift_labels", {"labels": torch.zeros(1, 6)}),
         (ValueError, "attention_mask cannot be sharded", {"attention_mask": torch.ones(1, 6)}),
         (ValueError, "no rule says how to shard the tensor 'scores'", {"scores": torch.zeros(6)}),

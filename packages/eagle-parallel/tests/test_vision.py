@@ -6,7 +6,7 @@ from itertools import accumulate
 import pytest
 import torch
 import torch.distributed as dist
-from eagle_parallel import cp_attention, global_loss, global_normaliser, init_mesh, make_plan, normalise_loss, shard_batch
+from eagle_parallel import cp_attention, gather, global_loss, global_normaliser, init_mesh, make_plan, normalise_loss, shard_batch
 from eagle_parallel.mesh import Mesh
 from eagle_parallel.testing import run_ranks
 from eagle_parallel.vision import dummy_unit, local_units, scatter_vision
@@ -121,6 +121,21 @@ def _step(name, layout):
     return global_loss(total, normaliser, mesh), grads, missing, silent
 
 
+def loading_on_rank():
+    """For each pack the units that this rank reads when its loader asks `loads`, and the embeddings of the whole pack."""
+    mesh, found = init_mesh(cp=dist.get_world_size()), {}
+    for name in PACKS:
+        borders, batch, pixels, counts = _pack(name)
+        plan, vision, model = make_plan(borders, mesh), make_vision_plan(batch["input_ids"] == IMAGE, counts, mesh), _toy()
+        read = [unit for unit in range(len(counts)) if vision.loads(unit, mesh.cp_rank)]
+        features = model.encode(torch.stack([pixels[unit] for unit in read]) if read else dummy_unit(pixels))
+        rows = [unit[: counts[number]] for unit, number in zip(features, read, strict=False)]
+        embeds = model.embed(shard_ids(batch, plan, mesh))
+        hidden = scatter_vision(embeds, torch.cat(rows) if rows else features, vision, plan, mesh)
+        found[name] = read, gather(hidden[0], plan, mesh).detach()
+    return found
+
+
 def collectives_on_rank():
     """Names and sizes of what each rank sends for a pack without pictures and for one with fewer than ranks."""
     mesh, log = init_mesh(cp=dist.get_world_size()), []
@@ -167,6 +182,22 @@ def test_loss_and_every_gradient_equal_one_process(steps, world, name):
             for key, expected in truth.items():
                 bound = 1e-12 * max(float(expected.abs().max()), 1e-3 * largest)
                 assert float((grads[key] - expected).abs().max()) <= bound, (layout, key)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_ranks_that_read_only_their_own_units_read_all_of_them_once_and_place_them_right(world):
+    ranks = run_ranks(__file__, "loading_on_rank", (world,))[world]
+    for name in PACKS:
+        _, batch, pixels, counts = _pack(name)
+        model, ids = _toy(), batch["input_ids"][0]
+        expected = model.embed(ids)
+        if counts:
+            rows = [unit[:count] for unit, count in zip(model.encode(pixels), counts, strict=True)]
+            expected = expected.index_put((ids == IMAGE,), torch.cat(rows))
+        assert sorted(unit for rank in ranks for unit in rank[name][0]) == list(range(len(counts)))
+        assert all(len(rank[name][0]) < len(counts) for rank in ranks if world > 1 and len(counts) > 1)
+        for _, found in (rank[name] for rank in ranks):
+            torch.testing.assert_close(found, expected.detach(), rtol=1e-13, atol=1e-14)
 
 
 def test_every_rank_takes_part_in_every_exchange_and_no_row_travels_twice():

@@ -131,6 +131,16 @@ def test_what_does_not_fit_is_an_error_with_the_mend(match, arguments):
         make_vision_plan(placeholders, unit_tokens, mesh, costs=costs[0] if costs else None)
 
 
+def test_units_stay_with_the_rank_that_has_their_pixels_after_a_sample_was_dropped():
+    whole = make_vision_plan([True] * 6, [1] * 6, 2)
+    assert whole.owners == (0, 0, 0, 1, 1, 1)
+    rest = make_vision_plan([False, True, True, True, True], [1] * 4, 2, owners=whole.owners[2:])
+    assert (rest.owners, rest.own_units(1), rest.runs) == ((0, 1, 1, 1), (1, 2, 3), ((1, 5),))
+    for owners in ((0, 1, 1), (0, 1, 1, 2), (0, 1, 1, -1)):
+        with pytest.raises(ValueError, match="owners must give each of the 4 units a rank from 0 to 1"):
+            make_vision_plan([True] * 4, [1] * 4, 2, owners=owners)
+
+
 def test_ranks_and_units_outside_the_plan_are_refused():
     plan = equal_units(5)
     with pytest.raises(ValueError, match="rank 4 is not a context-parallel rank of this plan"):

@@ -8,17 +8,22 @@ whole world has consumed, which makes it valid for any other world size that div
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from eagle_data.collate import LoadedSample
+from eagle_data.encode import Encoded
 from eagle_data.errors import EagleDataError
 from eagle_data.packing import pack
 from eagle_data.prepared import PreparedDataset
 from eagle_data.units import load_units
+
+TileChoice: TypeAlias = Callable[[Sequence[Encoded]], Callable[[int], bool]]
+"""From the samples of a pack, in order, to a predicate: whether to load a tile or frame, counted over the pack."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Pack:
-    """The samples of one pack with their pixels, and what could not be loaded as `(where, reason)`."""
+    """The samples of one pack with their pixels, and what could not be loaded as `(where, reason)`.
+
+    Where the loader has a `load`, `pixels` of a sample are the chosen tiles only.
+    """
 
     samples: tuple[LoadedSample, ...]
     failures: tuple[tuple[str, str], ...]
@@ -44,6 +52,11 @@ class PackLoader:
 
     `prefetch` packs are decoded ahead by as many threads; 0 decodes in the caller. A sample whose media cannot be
     read is left out of its pack and reported in `Pack.failures`, once per attempt.
+
+    `load` chooses the tiles of each pack that this process decodes, as for ranks that share a pack and divide its pictures
+    (`VisionPlan.loads` of eagle-parallel answers for a tile and a rank); tokens and labels are those of the whole pack. It is
+    called once a pack, from the threads of `prefetch`. A sample that cannot be read then stays, with zeros for its tiles,
+    since ranks that do not read it have it as well: whoever gives `load` tells the other ranks of `Pack.failures`.
     """
 
     def __init__(
@@ -58,6 +71,7 @@ class PackLoader:
         rank: int = 0,
         world: int = 1,
         prefetch: int = 2,
+        load: TileChoice | None = None,
     ):
         if not sources or not any(len(source.dataset) for source in sources):
             names = ", ".join(source.dataset.name for source in sources) or "none"
@@ -76,6 +90,7 @@ class PackLoader:
         self.rank = rank
         self.world = world
         self.prefetch = prefetch
+        self.load = load
         self._consumed = 0
         self._epochs: dict[int, list[tuple[tuple[int, int], ...]]] = {}
 
@@ -134,16 +149,26 @@ class PackLoader:
         return set(names.values()), {name for (s, row), name in names.items() if self.sources[s].dataset.degraded(row)}
 
     def _load(self, epoch: int, members: tuple[tuple[int, int], ...]) -> Pack:
-        samples, failures = [], []
-        for number, row in members:
-            source = self.sources[number]
-            encoded, where = source.dataset[row]
-            augment = np.random.default_rng([self.seed, epoch, number, row]) if source.augment else None
+        samples, failures, first = [], [], 0
+        stored = [self.sources[number].dataset[row] for number, row in members]
+        chosen = self.load([encoded for encoded, _ in stored]) if self.load else None
+        for (number, row), (encoded, where) in zip(members, stored, strict=True):
+            augment = np.random.default_rng([self.seed, epoch, number, row]) if self.sources[number].augment else None
+            wanted = None if chosen is None else [tile for tile in range(encoded.tiles) if chosen(first + tile)]
+            first += encoded.tiles
             try:
-                pixels = load_units(encoded.units, tile_size=self.tile_size, use_thumbnail=self.use_thumbnail, augment=augment)
+                pixels = load_units(
+                    encoded.units,
+                    tile_size=self.tile_size,
+                    use_thumbnail=self.use_thumbnail,
+                    augment=augment,
+                    wanted=wanted,
+                )
             except EagleDataError as error:
                 failures.append((where, str(error)))
-                continue
+                if wanted is None:
+                    continue
+                pixels = np.zeros((len(wanted), 3, self.tile_size, self.tile_size), dtype=np.float32)
             samples.append(LoadedSample(encoded.input_ids, encoded.labels, pixels, where))
         return Pack(tuple(samples), tuple(failures), epoch)
 

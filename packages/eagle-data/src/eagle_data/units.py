@@ -16,7 +16,7 @@ from PIL import Image
 
 from eagle_data.encode import ImageUnit, VideoUnit
 from eagle_data.images import load_image
-from eagle_data.pixels import frame_pixels, image_pixels
+from eagle_data.pixels import cut_tiles, frame_pixels, image_pixels, to_pixels
 from eagle_data.video import read_frames
 
 
@@ -26,19 +26,31 @@ def load_unit(
     tile_size: int,
     use_thumbnail: bool = True,
     augment: np.random.Generator | None = None,
+    wanted: Sequence[int] | None = None,
 ) -> np.ndarray:
     """float32 `[tiles, 3, tile_size, tile_size]` of one unit; raises MediaError naming the file that cannot be read.
 
-    With `augment`, images are first written as JPEG of a quality drawn from it; video frames are left as they are.
+    With `augment`, images are first written as JPEG of a quality drawn from it; video frames are left as they are. `wanted`
+    are the tiles (or frames) of the unit to give, ascending, all when None; with none wanted no file is opened, and the
+    generator moves on as if it had been.
     """
+    if wanted is not None and len(wanted) == unit.tiles:
+        wanted = None
+    quality = int(augment.integers(75, 101)) if augment is not None and isinstance(unit, ImageUnit) else None
+    if wanted is not None and not wanted:
+        return np.zeros((0, 3, tile_size, tile_size), dtype=np.float32)
     if isinstance(unit, VideoUnit):
         # Each frame is scaled as it is decoded, by the filter that cutting uses: full-size frames never pile up.
-        frames = read_frames(unit.path, unit.indices, size=(tile_size, tile_size), start=unit.start, end=unit.end)
+        indices = unit.indices if wanted is None else [unit.indices[frame] for frame in wanted]
+        frames = read_frames(unit.path, indices, size=(tile_size, tile_size), start=unit.start, end=unit.end)
         return frame_pixels(frames, tile_size=tile_size)
     image = load_image(unit.source)
-    if augment is not None:
-        image = _jpeg(image, quality=int(augment.integers(75, 101)))
-    return image_pixels(image, tile_size=tile_size, grid=unit.grid, use_thumbnail=use_thumbnail)
+    if quality is not None:
+        image = _jpeg(image, quality=quality)
+    if wanted is None:
+        return image_pixels(image, tile_size=tile_size, grid=unit.grid, use_thumbnail=use_thumbnail)
+    tiles = cut_tiles(image, unit.grid, tile_size=tile_size, use_thumbnail=use_thumbnail)
+    return to_pixels([tiles[tile] for tile in wanted])
 
 
 def load_units(
@@ -47,11 +59,18 @@ def load_units(
     tile_size: int,
     use_thumbnail: bool = True,
     augment: np.random.Generator | None = None,
+    wanted: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """The pixels of all units in text order, float32 `[tiles, 3, tile_size, tile_size]`; zero tiles for no unit."""
-    if not units:
-        return np.zeros((0, 3, tile_size, tile_size), dtype=np.float32)
-    return np.concatenate([load_unit(unit, tile_size=tile_size, use_thumbnail=use_thumbnail, augment=augment) for unit in units])
+    """The pixels of all units in text order, float32 `[tiles, 3, tile_size, tile_size]`; zero tiles for no unit.
+
+    `wanted` are the tiles to give, counted over all units, ascending; all when None. Files that hold none are not opened.
+    """
+    parts, first = [np.zeros((0, 3, tile_size, tile_size), dtype=np.float32)], 0
+    for unit in units:
+        own = None if wanted is None else [tile - first for tile in wanted if first <= tile < first + unit.tiles]
+        parts.append(load_unit(unit, tile_size=tile_size, use_thumbnail=use_thumbnail, augment=augment, wanted=own))
+        first += unit.tiles
+    return np.concatenate(parts)
 
 
 def units_to_json(units: Sequence[ImageUnit | VideoUnit]) -> str:

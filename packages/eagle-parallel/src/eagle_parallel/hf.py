@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eagle_parallel.cp_attention import cp_attention
+from eagle_parallel.attention.compose import cp_attention
 from eagle_parallel.errors import NotYetSupported
 from eagle_parallel.mesh import Mesh
 from eagle_parallel.plan import Plan, make_plan

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eagle_parallel.errors import NotYetSupported
 from eagle_parallel.plan import Plan
 
 # The token dimension of each key that is cut; position_ids may have leading axes (multimodal rotary sections).
@@ -25,7 +24,7 @@ TOKEN_DIMS: Mapping[str, int] = {
     "inputs_embeds": -2,
 }
 _WHOLE = ("cu_seqlens",)
-_VISION = ("pixel_values", "image_flags", "visual_features")
+_VISION = ("pixel_values", "pixel_values_videos", "image_flags", "image_grid_thw", "visual_features")
 _MENDS = {
     "labels": "a shift would cross the cut; pass shift_labels, shifted within each document, and leave labels out",
     "attention_mask": "document borders travel in cu_seqlens and in the plan; leave attention_mask out (or None)",
@@ -51,8 +50,8 @@ def shard_batch(
         A new dict with the same keys; tensors keep dtype and device.
 
     Raises:
-        ValueError: a token count differs from the plan's, a key cannot be cut (labels, attention_mask) or is unknown.
-        NotYetSupported: the batch holds pixels and plan.cp > 1; sharding of the vision tower is not in this version.
+        ValueError: a token count differs from the plan's, a key cannot be cut (labels, attention_mask; pixels, which are dealt
+            by `make_vision_plan`) or is unknown.
     """
     plan.local_tokens(rank)
     dims = {**TOKEN_DIMS, **(token_dims or {})}
@@ -74,9 +73,11 @@ def _shard_value(key: str, value: Any, dims: Mapping[str, int], plan: Plan, inde
     if key == "loss_rows":
         return _local_rows(value, plan, index)
     if key in _VISION:
-        raise NotYetSupported(
-            f"{key} cannot be sharded in this version: build inputs_embeds of the whole pack from the pixels first, then shard "
-            f"inputs_embeds and leave {', '.join(_VISION)} out; or use cp=1."
+        raise ValueError(
+            f"{key} goes by tiles and frames, not by tokens: take it out of the batch before it is sharded. Deal the tiles with "
+            f"vision_plan = make_vision_plan(placeholders, unit_tokens, mesh), run the tower on local_units(pixels, vision_plan, "
+            f"mesh.cp_rank) (or let the loader read only these: vision_plan.loads), and put the features in place with "
+            f"scatter_vision(embeds, features, vision_plan, plan, mesh)."
         )
     if key in _MENDS:
         raise ValueError(f"{key} cannot be sharded: {_MENDS[key]}.")

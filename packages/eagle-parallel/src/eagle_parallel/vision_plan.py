@@ -81,7 +81,12 @@ class VisionPlan:
 
 
 def make_vision_plan(
-    placeholders: Tensor | Sequence[bool], unit_tokens: Sequence[int], mesh: Mesh | int, *, costs: Sequence[int] | None = None
+    placeholders: Tensor | Sequence[bool],
+    unit_tokens: Sequence[int],
+    mesh: Mesh | int,
+    *,
+    costs: Sequence[int] | None = None,
+    owners: Sequence[int] | None = None,
 ) -> VisionPlan:
     """Deal the tiles or frames of a pack to the context-parallel ranks so that the busiest one has the least to do.
 
@@ -95,6 +100,8 @@ def make_vision_plan(
         mesh: a Mesh, or the number of context-parallel ranks.
         costs: for every unit a non-negative integer proportional to the time it takes to encode, e.g. `tower_cost`; by default
             its number of tokens.
+        owners: for every unit the rank that has its pixels already, instead of dealing them: those of an earlier plan after
+            some samples were dropped from the pack.
 
     Returns:
         The plan, equal on every rank that passes equal arguments.
@@ -119,7 +126,14 @@ def make_vision_plan(
             f"the pack has {room} placeholder tokens but its {len(filled)} units fill {sum(filled)}; make both from the same "
             f"samples, of the whole pack and before shard_batch."
         )
-    return VisionPlan(runs, filled, work, _deal(work, ranks), ranks)
+    if owners is None:
+        return VisionPlan(runs, filled, work, _deal(work, ranks), ranks)
+    if len(owners) != len(filled) or not all(0 <= owner < ranks for owner in owners):
+        raise ValueError(
+            f"owners must give each of the {len(filled)} units a rank from 0 to {ranks - 1}, got {len(owners)} entries "
+            f"from {min(owners, default=0)} to {max(owners, default=0)}."
+        )
+    return VisionPlan(runs, filled, work, tuple(owners), ranks)
 
 
 def tower_cost(patches: int, hidden: int) -> int:

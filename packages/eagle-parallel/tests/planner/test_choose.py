@@ -34,8 +34,9 @@ def test_a_video_pack_of_long_documents_is_zigzagged_over_two_ranks() -> None:
     assert choose_layout(mix_lengths("video", 65536), 2, 1)[0] == "zigzag"
 
 
-def test_documents_that_fill_each_rank_by_themselves_stay_where_they_are() -> None:
-    assert choose_layout([4096] * 8, 8, 1)[0] == "contiguous"
+def test_documents_that_fill_each_rank_by_themselves_stay_whole() -> None:
+    assert choose_layout([4096] * 8, 8, 1)[0] == "balanced"
+    assert [len(pieces) for pieces in make_plan(range(0, 9 * 4096, 4096), 8, layout="balanced").pieces] == [1] * 8
 
 
 def test_without_a_ring_nothing_needs_balancing() -> None:
@@ -61,16 +62,16 @@ def test_the_choice_is_a_pure_function() -> None:
     assert choose_layout(lengths, 4, 2) == choose_layout(list(lengths), 4, 2)
 
 
-@pytest.mark.parametrize("ring", [2, 8, 64])
-def test_512_documents_take_about_a_millisecond(ring: int) -> None:
-    lengths = list(mix_lengths("sft", 600_000, 1)[:512])
-    assert len(lengths) == 512
+@pytest.mark.parametrize(("ring", "bound"), [(2, 3e-3), (8, 3e-3), (64, 10e-3)])
+def test_512_documents_take_milliseconds(ring: int, bound: float) -> None:
     best = float("inf")
-    for _ in range(20):
+    for seed in range(5):  # a pack seen before would be answered from memory
+        lengths = list(mix_lengths("sft", 700_000, seed)[:512])
+        assert len(lengths) == 512
         start = time.perf_counter()
         choose_layout(lengths, ring, 1)
         best = min(best, time.perf_counter() - start)
-    assert best < 3e-3  # 0.6 to 0.8 ms on one core that has nothing else to do
+    assert best < bound  # 0.9 ms over 8 ranks and 4 ms over 64 on one core that has nothing else to do
 
 
 def test_wrong_arguments_name_the_mend() -> None:

@@ -1,1 +1,1 @@
-"""Attention over ranks: Ulysses, gathering of keys and values, and ring; `eagle_parallel.cp_attention` composes them."""
+"""Attention over ranks: Ulysses, gathering of keys and values, and ring; `compose` joins them."""

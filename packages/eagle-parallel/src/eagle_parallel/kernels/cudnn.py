@@ -2,7 +2,7 @@
 
 cuDNN aligns causal masks at the upper left corner, so a segment with more keys than queries takes two calls. On Hopper it is
 nearly twice as fast as the bundled FlashAttention-2; short segments pay one launch and one plan each. CUDA, bfloat16 or float16.
-Not yet run on a GPU in this form.
+torch does not ask cuDNN for a deterministic backward pass. Not yet run on a GPU in this form.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from torch import Tensor
 
 from eagle_parallel.kernels.merge import merge_attention
 from eagle_parallel.kernels.segments import Segments, Span, dense
+from eagle_parallel.kernels.truth import attention_backward, attention_forward
 
 aten = torch.ops.aten
+
+# Releases of cuDNN refuse a single query or key, or answer wrongly: such parts are computed in plain torch, in float32.
+_SHORTEST = 2
 
 
 def why_not(device: torch.device) -> str | None:
@@ -58,6 +62,8 @@ class CudnnKernel:
         return dq, dk, dv
 
     def _forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+        if min(q.shape[0], k.shape[0]) < _SHORTEST:
+            return attention_forward(q, k, v, [_whole(q, k, causal)], scale)
         result = aten._scaled_dot_product_cudnn_attention(
             _batched(q), _batched(k), _batched(v), None, True, 0.0, causal, False, scale=scale
         )
@@ -66,8 +72,9 @@ class CudnnKernel:
     def _backward(
         self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
     ) -> tuple[Tensor, ...]:
+        if min(q.shape[0], k.shape[0]) < _SHORTEST:
+            return attention_backward(grad_out, q, k, v, out, lse, [_whole(q, k, causal)], scale)
         seed, offset = torch.zeros(2, dtype=torch.int64, device=q.device).unbind()
-        empty = torch.empty(0, dtype=torch.int32, device=q.device)
         grads = aten._scaled_dot_product_cudnn_attention_backward(
             _batched(grad_out),
             _batched(q),
@@ -78,8 +85,9 @@ class CudnnKernel:
             seed,
             offset,
             None,
-            empty,
-            empty,
+            # Borders that are given, even empty ones, mean packed sequences to this operator.
+            None,
+            None,
             q.shape[0],
             k.shape[0],
             0.0,
@@ -101,6 +109,11 @@ def _parts(span: Span, causal: bool) -> list[tuple[slice, bool]]:
     border = span.key_end - (span.query_end - span.query_start)
     square = (slice(border, span.key_end), True)
     return [square] if border == span.key_start else [(slice(span.key_start, border), False), square]
+
+
+def _whole(q: Tensor, k: Tensor, causal: bool) -> Span:
+    """All queries against all keys, causal from the upper left corner as cuDNN's."""
+    return Span(0, q.shape[0], 0, k.shape[0], 0 if causal else k.shape[0])
 
 
 def _batched(tensor: Tensor) -> Tensor:

@@ -47,8 +47,9 @@ class FlashKernel:
     def backward(
         self, grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, segments: Segments, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # Without dropout the random state is never read.
-        state = torch.empty(2, dtype=torch.uint64, device=q.device)
+        # Without dropout the random state is never read, but its dtype is. Views: deterministic mode fills what is freshly made,
+        # and not every release can fill unsigned integers.
+        state, unused = (torch.empty(size, dtype=torch.int64, device=q.device).view(torch.uint64) for size in (2, 0))
         return aten._flash_attention_backward(
             dense(grad_out),
             dense(q),
@@ -63,6 +64,6 @@ class FlashKernel:
             0.0,
             segments.causal,
             state,
-            torch.empty(0, dtype=torch.uint64, device=q.device),
+            unused,
             scale=scale,
         )

@@ -28,16 +28,17 @@ def deal_document(dealt: list[list[Piece]], document: int, length: int, shares: 
     Head chunks are laid from the front in rank order, tail chunks from the back, so every head token has a mirrored tail token
     whose causal work with it is n or n + 1 pairs: a rank's work is its share of the tokens times half the length, nearly.
     """
-    before = 0
+    before, head, tail = 0, 0, length
     for pieces, share in zip(dealt, shares, strict=True):
-        after = before + share
-        head_end, tail_start = after // 2, length - (after - after // 2)
-        head_start, tail_end = before // 2, length - (before - before // 2)
-        if head_start < head_end == tail_start < tail_end:
+        if not share:
+            continue
+        before += share
+        head_start, tail_end = head, tail
+        head, tail = before // 2, length - (before - before // 2)
+        if head_start < head == tail < tail_end:
             pieces.append(Piece(document, head_start, tail_end))
-        else:
-            if head_start < head_end:
-                pieces.append(Piece(document, head_start, head_end))
-            if tail_start < tail_end:
-                pieces.append(Piece(document, tail_start, tail_end))
-        before = after
+            continue
+        if head_start < head:
+            pieces.append(Piece(document, head_start, head))
+        if tail < tail_end:
+            pieces.append(Piece(document, tail, tail_end))

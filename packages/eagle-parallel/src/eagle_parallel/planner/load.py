@@ -1,4 +1,4 @@
-"""What a layout asks of the busiest rank of a ring: kernel tiles, keys to fetch, imbalance. Closed forms, no plan is built.
+"""What a layout asks of the busiest rank of a ring: kernel tiles, keys to fetch, imbalance. No plan is built.
 
 Attention kernels compute tiles of 128 queries, so a chunk of 30 rows costs what one of 128 costs. That waste, and not the count
 of pairs, is what cutting short documents loses. The Ulysses axis does not appear: its ranks attend to their ring share together.
@@ -6,19 +6,17 @@ of pairs, is what cutting short documents loses. The Ulysses axis does not appea
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
+from eagle_parallel.layout.balanced import place
 from eagle_parallel.planner.hardware import TILE
 
 LayoutName = Literal["zigzag", "balanced", "contiguous"]
 LAYOUTS: tuple[LayoutName, ...] = ("zigzag", "balanced", "contiguous")
 TILE_OVERHEAD = 64  # keys: reading Q and writing O of a tile cost about this many more keys (assumed)
-# Of layout/balanced.py: documents that would give chunks under 256 rows stay whole while pairs stay within 1 % of the mean.
-_WHOLE_CHUNK, _IMBALANCE = 256, 0.01
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def rank_load(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad
     Args:
         lengths: documents of the pack in order, tokens each.
         ring: ranks that divide the pack, cp_ring.
-        layout: as in `make_plan`: "zigzag", "balanced" (short documents whole on one rank, long ones zigzag) or "contiguous".
+        layout: as in `make_plan`: "zigzag", "balanced" (documents whole on one rank, the longest zigzagged) or "contiguous".
 
     Raises:
         ValueError: ring or layout is not as described.
@@ -97,54 +95,22 @@ def _zigzag(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
 
 
 def _balanced(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
-    """The layout's own rule (`eagle_parallel.layout.balanced`) without the pieces: which documents stay whole, how level it is.
-
-    From documents shorter than 512 tokens for each rank downwards, the longest whole ones are given to zigzag until the others
-    fill the ranks evenly.
-    """
-    ordered, total = sorted(lengths, reverse=True), sum(lengths)
-    work = sum(length * (length + 1) for length in lengths) / 2
-    limit = (1 + _IMBALANCE) * work / ring + 2 * total
-    count = sum(length >= 2 * ring * _WHOLE_CHUNK for length in lengths)
-    while count < len(lengths):
-        spread = _spread(ordered[count:], ordered[:count], ring, total)
-        if spread is not None and spread <= limit:
-            break
-        count = max(count + 1, count * 3 // 2)
-    else:
-        return _zigzag(lengths, ring, layout)
-    whole, cut = ordered[count:], _zigzag(ordered[:count], ring, layout)
-    level = spread * ring / work if work else 1.0
-    tiled = sum(tiled_pairs(0, length) for length in whole) / ring + cut.pairs
+    """The layout's own placement of whole documents; the cut ones cost each rank its part of what zigzag makes of them."""
+    placed, total = place(tuple(lengths), ring), sum(lengths)
+    cut = _zigzag([lengths[document] for document in placed.cut], ring, layout)
+    tiled = [cut.pairs * work / cut.exact_pairs if work else 0.0 for work in placed.cut_work]
+    for length, rank in zip(lengths, placed.owners, strict=True):
+        if rank is not None:
+            tiled[rank] += tiled_pairs(0, length)
     return replace(
         cut,
-        pairs=tiled * level,
-        exact_pairs=spread,
-        mean_pairs=work / ring,
-        longest=max(ordered, default=0),
-        short_rows=cut.short_rows * (total - sum(whole)) / max(1, total),
+        pairs=max(tiled),
+        exact_pairs=placed.most_work,
+        mean_pairs=sum(length * (length + 1) for length in lengths) / 2 / ring,
+        longest=max(lengths, default=0),
+        short_rows=cut.short_rows * sum(placed.room) / max(1, total),
         query_rows=total / ring,
     )
-
-
-def _spread(whole: Sequence[int], cut: Sequence[int], ring: int, total: int) -> float | None:
-    """Causal pairs of the busiest rank with these documents kept whole; None where some rank gets more tokens than its share."""
-    cut_tokens = sum(cut)
-    slope = sum(length * (length + 1) for length in cut) / 2 / cut_tokens if cut_tokens else 0.0
-    share = total / ring
-    longest = whole[0] if whole else 0
-    if longest > share + 1:
-        return None
-    # With cut documents a whole one displaces cut tokens, each of `slope` pairs, and ranks fill by tokens; alone, by pairs.
-    ranks = [(0.0, rank) for rank in range(ring)]
-    tokens, pairs = [0] * ring, [slope * share] * ring
-    for length in whole:
-        filled, rank = ranks[0]
-        added = length * ((length + 1) / 2 - slope)
-        heapq.heapreplace(ranks, (filled + (length if slope else added), rank))
-        tokens[rank] += length
-        pairs[rank] += added
-    return max(pairs) if max(tokens) <= share + 1 else None
 
 
 def _contiguous(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
