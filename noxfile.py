@@ -28,7 +28,7 @@ PACKAGES = ("eagle-kernels", "eagle-parallel", "eagle-data", "eagle-model", "eag
 TRANSFORMERS = ("5.17.0", "5.19.0", "5.23.0")
 QUICKSTART = "runs/quickstart/checkpoint-final"
 TEST_TOOLS = ("pytest>=9", "pytest-timeout>=2.4", "hypothesis>=6.150")
-COMPARED_WITH = {"eagle-kernels": ("transformers>=5.17",)}
+COMPARED_WITH = {"eagle-kernels": ("transformers>=5.17",), "eagle-parallel": ("transformers>=5.17",)}
 """What the tests of a package measure it against: an extra of the package, not a dependency."""
 NO_TESTS_COLLECTED = 5
 

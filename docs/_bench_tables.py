@@ -4,7 +4,8 @@
 
 Promises: `<!-- bench: PACKAGE -->` in a page of the site becomes the package's tables and plots when the site is built, and the
 lines between `<!-- measured:begin -->` and `<!-- measured:end -->` of its README are the short table. A case is shown from the
-newest file that holds it; no figure is typed. Result files: `packages/<name>/benchmarks/results/*.json`.
+newest file that holds it; no figure is typed. Result files: `packages/<name>/benchmarks/results/*.json`. A package whose figures
+are of another kind brings a `tables.py` in its benchmarks, whose `page` and `readme` then make the tables.
 Not for: measuring, or deciding what suffices (`targets.py` of a package's benchmarks does).
 """
 
@@ -136,12 +137,21 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
 
 
+def own_tables(package: str) -> ModuleType | None:
+    """The package's own `tables.py`, if it has one."""
+    found = sorted((PACKAGES / package / "benchmarks").glob("*/tables.py"))
+    return load_beside(found[0], f"{package}-tables") if found else None
+
+
+def own_verdicts(package: str, rows: Sequence[Row]) -> list[Any]:
+    """The package's verdicts as its `targets.py` gives them; empty without one."""
+    found = sorted((PACKAGES / package / "benchmarks").glob("*/targets.py"))
+    return load_beside(found[0], f"{package}-targets").judge(rows) if found else []
+
+
 def targets_of(package: str, rows: Sequence[Row]) -> dict[str, str]:
     """The targets of every case, each with whether it is reached, from the package's own `targets.py`; empty without one."""
-    found = sorted((PACKAGES / package / "benchmarks").glob("*/targets.py"))
-    if not found:
-        return {}
-    verdicts = load_beside(found[0], f"{package}-targets").judge(rows)
+    verdicts = own_verdicts(package, rows)
     signs = {True: "reached", False: "**not reached**", None: "not measured"}
     cells: dict[str, list[str]] = {}
     for verdict in verdicts:
@@ -157,6 +167,8 @@ def last_of_case(line: Line, lines: Sequence[Line]) -> bool:
 
 def page(package: str, measured: Measured) -> str:
     """The tables and plots of the site: a section a family, then what the files were measured on and what they lack."""
+    if own := own_tables(package):
+        return "\n".join([*own.page(measured.rows, own_verdicts(package, measured.rows)), *provenance(measured)])
     plot = load_beside(HERE / "_bench_plot.py", "bench-plot")
     verdicts = targets_of(package, measured.rows)
     parts: list[str] = []
@@ -237,6 +249,9 @@ def readme(package: str, measured: Measured) -> str:
     """The short table: ours and the best peer at each case's last shape, and the targets."""
     if not measured.rows:
         return NOTHING
+    said = dict.fromkeys(f"{said_by(content)}." for content in measured.files)
+    if own := own_tables(package):
+        return "\n".join([*own.readme(measured.rows, own_verdicts(package, measured.rows)), "", *said])
     verdicts = targets_of(package, measured.rows)
     lines = lines_of(measured.rows)
     body = []
@@ -245,7 +260,6 @@ def readme(package: str, measured: Measured) -> str:
         unit = next(iter(line.rows.values()))["unit"]
         best = f"{figure(line.rows[peer])} ({peer})" if peer else "-"
         body.append([line.case, unit, figure(line.rows.get("eagle")), best, verdicts.get(line.case, "-")])
-    said = dict.fromkeys(f"{said_by(content)}." for content in measured.files)
     return "\n".join([*table(["case", "unit", "ours", "best peer", "target: reached?"], body), "", *said])
 
 

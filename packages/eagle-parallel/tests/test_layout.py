@@ -3,13 +3,13 @@
 import pickle
 import sys
 import time
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 
 import pytest
 from eagle_parallel import explain, make_plan
 from eagle_parallel.layout import HeadShare, Piece, balanced, deal_heads, joined, split, uniform_blocks
-from eagle_parallel.layout.balanced import place
+from eagle_parallel.layout.balanced import _level, place
 from eagle_parallel.planner.documents import mix_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,8 +104,25 @@ def _placed_plainly(lengths, ranks, count, loose):
     return owners, tuple(sorted(cut))
 
 
+@settings(deadline=None, max_examples=50)
+@given(cut=st.lists(st.integers(1, 5000), min_size=1, max_size=6), data=st.data())
+def test_parts_of_cut_documents_sum_to_the_documents_whatever_room_ranks_have(cut, data):
+    tokens = sum(cut)
+    borders = sorted(data.draw(st.lists(st.integers(0, tokens), min_size=3, max_size=3)))
+    room = [end - start for start, end in pairwise([0, *borders, tokens])]
+    work = sum(length * (length + 1) / 2 for length in cut)
+    lack = [data.draw(st.floats(0, 1)) * work for _ in room]
+    tilt, found = _level(cut, room, lack)
+    assert sum(found) == pytest.approx(work)
+    mean = work / tokens
+    for length in cut:
+        parts = [free / tokens * (1 + each * ((length + 1) / 2 - mean)) for free, each in zip(room, tilt, strict=True)]
+        assert sum(parts) == pytest.approx(1)
+        assert min(parts) >= -1e-9
+
+
 @settings(deadline=None, max_examples=150)
-@given(lengths=documents, ranks=st.integers(1, 9))
+@given(lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=40), ranks=st.integers(1, 9))
 def test_documents_are_placed_as_the_plain_rule_says(lengths, ranks):
     found = place(tuple(lengths), ranks)
     owners = {document: rank for document, rank in enumerate(found.owners) if rank is not None}
@@ -115,10 +132,14 @@ def test_documents_are_placed_as_the_plain_rule_says(lengths, ranks):
     if not tries[0][1]:
         assert not found.cut
     assert sum(found.room) == sum(lengths[document] for document in found.cut)
+    work = [sum((end * (end + 1) - start * (start + 1)) // 2 for _, start, end in part) for part in balanced(lengths, ranks)]
+    for rank, pairs in enumerate(work):
+        assert abs(pairs - found.whole_work[rank] - found.cut_work[rank]) <= 2 * sum(lengths)
 
 
 def test_equal_documents_are_left_whole_and_a_single_one_is_zigzagged():
     assert make_plan([0, 5, 10], 2, layout="balanced").pieces == ((Piece(0, 0, 5),), (Piece(1, 0, 5),))
+    assert make_plan([0, 99, 200], 2, layout="balanced").pieces == ((Piece(1, 0, 101),), (Piece(0, 0, 99),))
     assert make_plan([0, 16], 4, layout="balanced").pieces == make_plan([0, 16], 4).pieces
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from eagle_parallel import make_plan
 from eagle_parallel.attention.call import row_index
+from eagle_parallel.attention.key_rows import RowCopy
 from eagle_parallel.attention.schedule import gather_schedule, ring_schedule
+from eagle_parallel.comm import Pending
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,10 +29,25 @@ def _seen(plan):
 
 def _visible(call, queries, keys):
     """The (query, keys) pairs that a call computes, from its packed rows."""
-    rows = queries if call.queries is None else queries[call.queries]
-    packed = call.pack(keys).tolist()
+    return _pairs(call.segments, queries if call.queries is None else queries[call.queries], call.pack(keys))
+
+
+def _copied(copy, source, rows):
+    target = torch.full((rows, *source.shape[1:]), -1, dtype=source.dtype)
+    copy.into(target, source)
+    return target
+
+
+def _packed(schedule, own, received):
+    """Packed rows of one number each."""
+    arriving = Pending(received[:, None, None], ())
+    return own if schedule.keys.as_they_lie else schedule.keys.pack((own[:, None, None],), arriving)[:, 0, 0]
+
+
+def _pairs(segments, rows, packed):
+    packed = packed.tolist()
     found = []
-    for span in call.segments.spans():
+    for span in segments.spans():
         for place in range(span.query_end - span.query_start):
             stop = min(span.key_start + span.first_position + place + 1, span.key_end)
             found.append((int(rows[span.query_start + place]), packed[span.key_start : stop]))
@@ -43,14 +60,15 @@ def test_gathering_brings_every_query_exactly_its_keys_and_nothing_else(lengths,
     plan = make_plan([0, *accumulate(lengths)], (ring, ulysses), layout=layout)
     tokens = [_tokens(plan, rank) for rank in range(ring)]
     schedules = [gather_schedule(plan, rank, CPU) for rank in range(ring)]
-    sent = [tokens[rank][schedule.sent_index].split(list(schedule.sent)) for rank, schedule in enumerate(schedules)]
+    sent = [_copied(schedule.sending, tokens[rank], sum(schedule.sent)) for rank, schedule in enumerate(schedules)]
+    sent = [part.split(list(schedules[rank].sent)) for rank, part in enumerate(sent)]
     seen, computed = _seen(plan), {}
     for rank, schedule in enumerate(schedules):
         received = [sent[other][rank] for other in range(ring)]
         assert [len(part) for part in received] == list(schedule.received)
         keys = torch.cat([tokens[rank], *received])
-        assert len(keys) == schedule.call.key_rows
-        computed.update((query, set(visible)) for query, visible in _visible(schedule.call, tokens[rank], keys))
+        packed = _packed(schedule, tokens[rank], torch.cat(received))
+        computed.update((query, set(visible)) for query, visible in _pairs(schedule.segments, tokens[rank], packed))
         needed = set().union(*(seen[int(query)] for query in tokens[rank]), tokens[rank].tolist()) if len(tokens[rank]) else set()
         assert sorted(keys.tolist()) == sorted(needed)
         assert schedule.widest == max(sum(other.received) for other in schedules)
@@ -76,23 +94,64 @@ def test_a_round_of_the_ring_meets_every_pair_once(lengths, ring, layout):
 
 @settings(deadline=None, max_examples=40)
 @given(lengths=packs, ring=st.integers(1, 4), layout=st.sampled_from(LAYOUTS), hop=st.integers(0, 4))
-def test_unpack_is_the_transpose_of_pack(lengths, ring, layout, hop):
+def test_unpack_is_the_transpose_of_pack_in_a_ring(lengths, ring, layout, hop):
     plan = make_plan([0, *accumulate(lengths)], ring, layout=layout)
     for rank in range(ring):
-        calls = ring_schedule(plan, rank, CPU).calls
-        for call in (gather_schedule(plan, rank, CPU).call, calls[hop % ring]):
-            rows = torch.randint(-9, 9, (call.key_rows, 2)).double()
-            packed = call.pack(rows)
-            other = torch.randint(-9, 9, packed.shape).double()
-            assert float((packed * other).sum()) == float((rows * call.unpack(other)).sum())
+        call = ring_schedule(plan, rank, CPU).calls[hop % ring]
+        rows = torch.randint(-9, 9, (call.key_rows, 2)).double()
+        packed = call.pack(rows)
+        other = torch.randint(-9, 9, packed.shape).double()
+        assert float((packed * other).sum()) == float((rows * call.unpack(other)).sum())
 
 
-def test_whole_documents_move_nothing_and_one_process_copies_nothing():
-    whole = make_plan([0, 7, 14], 2, layout="balanced")
-    assert gather_schedule(whole, 0, CPU).widest == 0
-    alone = gather_schedule(make_plan([0, 7, 20], (1, 4)), 0, CPU).call
-    assert alone.keys is None
-    assert alone.queries is None
+@settings(deadline=None, max_examples=60)
+@given(lengths=packs, ring=st.integers(1, 4), layout=st.sampled_from(LAYOUTS))
+def test_gradients_go_back_to_every_row_that_was_gathered_and_are_summed_once(lengths, ring, layout):
+    """Each packed row's gradient is one: an own row gets as many as copies of it exist on all ranks."""
+    plan = make_plan([0, *accumulate(lengths)], ring, layout=layout)
+    schedules = [gather_schedule(plan, rank, CPU) for rank in range(ring)]
+    tokens = [_tokens(plan, rank) for rank in range(ring)]
+    sent = [_copied(one.sending, tokens[rank], sum(one.sent)).split(list(one.sent)) for rank, one in enumerate(schedules)]
+    copies = torch.zeros(plan.cu_seqlens[-1])
+    own, returned = [], []
+    for rank, one in enumerate(schedules):
+        received = torch.cat([sent[other][rank] for other in range(ring)])
+        packed = _packed(one, tokens[rank], received)
+        copies += torch.bincount(packed, minlength=len(copies))
+        ones = torch.ones(one.keys.packed, 1, 1)
+        mine, theirs, total = torch.full((len(tokens[rank]), 1, 1), -1.0), torch.full((len(received), 1, 1), -1.0), None
+        one.keys.own_plain.into(mine, ones)
+        one.keys.received_plain.into(theirs, ones)
+        total = one.keys.sum(ones)
+        one.keys.received_summed.into(theirs, total)
+        own.append((mine, total))
+        returned.append(theirs.split(list(one.received)))
+    for rank, one in enumerate(schedules):
+        mine, total = own[rank]
+        for other, places in enumerate(one.keys.arrivals.split(list(one.sent))):
+            total.index_add_(0, places, returned[other][rank])
+        one.keys.own_summed.into(mine, total)
+        assert torch.equal(mine.flatten(), copies[tokens[rank]])
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), max_size=30))
+def test_rows_are_copied_by_runs_or_by_an_index_alike(runs):
+    source = row_index([(start, start + count) for start, count in runs])
+    target = torch.randperm(source.numel() + 3)[: source.numel()].sort().values
+    rows = torch.randn(50, 2)
+    found = torch.zeros(source.numel() + 3, 2, dtype=torch.float64)
+    RowCopy.of(source, target, CPU).into(found, rows)
+    expected = torch.zeros_like(found)
+    expected[target] = rows[source].double()
+    assert torch.equal(found, expected)
+
+
+def test_whole_documents_move_nothing_and_copy_nothing():
+    whole = gather_schedule(make_plan([0, 7, 14], 2, layout="balanced"), 0, CPU)
+    assert whole.widest == 0
+    assert whole.keys.as_they_lie
+    alone = gather_schedule(make_plan([0, 7, 20], (1, 4)), 0, CPU)
+    assert alone.keys.as_they_lie
     assert alone.segments.query_lengths == (7, 13)
 
 
@@ -106,7 +165,7 @@ def test_one_document_over_two_ranks_sends_the_later_rank_three_quarters():
     """Rank 0 of a zigzag needs all keys, rank 1 those before its tail's end: half, and the head of the other half."""
     schedules = [gather_schedule(make_plan([0, 400], 2), rank, CPU) for rank in range(2)]
     assert [schedule.received for schedule in schedules] == [(0, 200), (100, 0)]
-    assert [schedule.call.segments.key_lengths for schedule in schedules] == [(100, 400), (300,)]
+    assert [schedule.segments.key_lengths for schedule in schedules] == [(100, 400), (300,)]
 
 
 @pytest.mark.parametrize(("runs", "rows"), [([], []), ([(2, 4), (0, 1)], [2, 3, 0]), ([(3, 3)], [])])

@@ -2,12 +2,14 @@
 
 Promises: the file is complete after every row; what is absent, broken or wrong is named in it, and one broken part costs no
 other. With one GPU the rows are those of `one_gpu.py`, under the case's name with `_compute` appended; the cases themselves need
-two GPUs and are then listed as absent. Exit code 1 when an answer of ours is wrong or missing, 2 for a wrong argument.
+two GPUs and are then listed as absent. Started by torchrun with two processes it measures those (`pair.py`). Exit code 1 when an
+answer of ours is wrong or missing, 2 for a wrong argument.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +22,13 @@ from typing import Any
 import eagle_parallel
 import torch
 
+from parallel_bench import pair
 from parallel_bench.bare import KERNELS
 from parallel_bench.emulated import emulated_kernels
 from parallel_bench.exact import Truth
 from parallel_bench.one_gpu import WrongAnswerError, memory_rows, retention_rows
 from parallel_bench.packs import Pack, packs
+from parallel_bench.rivals import RIVALS
 from parallel_bench.shared import Record, free_memory, listed, open_record, setting_of
 from parallel_bench.whole_step import step_memory_rows, vision_rows
 
@@ -37,7 +41,6 @@ RETENTION = (
     "retention_128k",
 )
 CASES = (*RETENTION, "vision_p2", "memory_p2")
-RIVALS = ("ring-flash-attn", "yunchang", "torch context_parallel", "DeepSpeed Ulysses")
 
 Part = tuple[str, str, Callable[[], Iterator[dict[str, Any] | WrongAnswerError]]]
 
@@ -114,6 +117,15 @@ def parts(wish: Wish) -> list[Part]:
         if case == "vision_p2":
             found.append((0, (case, "eagle", partial(vision_rows, wish.device, wish.quick))))
     return [part for _, part in sorted(found, key=lambda entry: entry[0])]
+
+
+def measure_pair(wish: Wish, record: Record) -> None:
+    """The retention cases on the processes that torchrun started; the first one writes the record."""
+    for case in wish.cases:
+        if case not in RETENTION and int(os.environ["RANK"]) == 0:
+            record.add_absent("eagle", "is not measured by torchrun; run it on one GPU", case)
+    wanted = [pack for case in RETENTION if case in wish.cases for pack in packs(case, wish.quick)]
+    pair.measure(wanted, wish.kernels, wish.device, 0.2 if wish.quick else 3.0, record)
 
 
 def impl_of(kernel: str) -> str:
@@ -195,8 +207,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         if wish.device.type == "cpu":
             stack.enter_context(emulated_kernels())
-        measure(wish, record)
-    record.write()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            measure_pair(wish, record)
+        else:
+            measure(wish, record)
+    if int(os.environ.get("RANK", "0")) == 0:
+        record.write()
     for line in record.failures:
         print(f"FAILED: {line['impl']} {line['case']}: {line['error']}")
     return 1 if record.ours_failed() else 0

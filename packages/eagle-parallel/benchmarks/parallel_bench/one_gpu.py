@@ -3,7 +3,7 @@
 R_compute = T(1) / (P max_r T_r), where T_r is everything that rank r does in one forward and backward pass (kernels, packing,
 sums) except the wire: received rows are copied from a log in the GPU's own memory. It bounds the retention from above. What would
 travel is counted, and the seconds it takes are predicted from NVLink rates measured before, so the retentions that a row predicts
-are predictions and are named so. Not a measurement of two GPUs; `two_gpus.py` is.
+are predictions and are named so. Not a measurement of two GPUs; `pair.py` is.
 """
 
 from __future__ import annotations

@@ -19,20 +19,20 @@ else:
     from kernel_bench.step_options import Job, StepOptions
     from kernel_bench.step_worker import build as build_7b
 
-__all__ = [
-    "GIB",
-    "Job",
-    "Record",
-    "StepOptions",
-    "Timing",
-    "build_7b",
-    "free_memory",
-    "listed",
-    "open_record",
-    "outcomes",
-    "relative_error",
-    "run_tests",
-    "setting_of",
-    "summarise",
-    "write_json",
-]
+    __all__ = [
+        "GIB",
+        "Job",
+        "Record",
+        "StepOptions",
+        "Timing",
+        "build_7b",
+        "free_memory",
+        "listed",
+        "open_record",
+        "outcomes",
+        "relative_error",
+        "run_tests",
+        "setting_of",
+        "summarise",
+        "write_json",
+    ]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -162,8 +161,3 @@ class LocalDistributed:
 def received_bytes(log: Sequence[Tensor]) -> list[int]:
     """Bytes of every logged exchange, a rank's own rows included (they are empty where only others' rows travel)."""
     return [tensor.numel() * tensor.element_size() for tensor in log]
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors agree in every bit of every value, NaN counted as equal to itself."""
-    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))

@@ -125,7 +125,7 @@ def make_plan(
         mesh: a Mesh, or the number of context-parallel ranks, or the pair (cp_ring, cp_ulysses).
         model_shape: checked against the tensors given to `cp_attention`, where present.
         layout: "zigzag" (every document over all ring ranks), "balanced" (documents whole on one ring rank wherever that keeps
-            work within 1 % of the mean, the fewest long ones zigzagged; where none is cut, tokens are within 1 % as well),
+            work within about 1 % of the mean, a few long ones zigzagged; where none is cut, tokens are within 1 % as well),
             "contiguous" (the baseline: one run of the pack each), or "auto" (the cost model of `eagle_parallel.planner`
             chooses; `plan.why` says what and why).
 

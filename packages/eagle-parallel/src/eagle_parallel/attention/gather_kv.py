@@ -7,17 +7,31 @@ their owners in the input's dtype, where they are summed in float32 (float64 for
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from eagle_parallel.attention.job import Job, Stage, fuse
+from eagle_parallel.attention.job import Job, Stage
 from eagle_parallel.attention.schedule import GatherSchedule
 from eagle_parallel.comm import Pending, exchange
 
-GatherJob = Job[GatherSchedule]
+
+class GatherJob(Job[GatherSchedule]):
+    """A job of this algorithm."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether any rank of the ring receives anything."""
+        return self.group is not None and self.schedule.widest > 0
+
+    @property
+    def one_call(self) -> bool:
+        """Whether one kernel call on the tensors as they are is all there is to do."""
+        whole = len(self.stages) == 1 and len(self.stages[0].blocks) == 1
+        return whole and not self.moves and self.schedule.keys.as_they_lie and self.schedule.segments.queries > 0
 
 
 def gather_kv_attention(q: Tensor, k: Tensor, v: Tensor, job: GatherJob) -> Tensor:
@@ -35,14 +49,14 @@ def gather_kv_attention(q: Tensor, k: Tensor, v: Tensor, job: GatherJob) -> Tens
 class _GatherKV(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, job: GatherJob) -> Tensor:
-        call = job.schedule.call
+        segments = job.schedule.segments
         out = lse = None
         coming = _start_gather(k, v, job, 0)
         for place, stage in enumerate(job.stages):
             keys, coming = _arrived(k, v, job, stage, coming), None
             coming = _start_gather(k, v, job, place + 1)
-            for block in stage.blocks if not call.empty else ():
-                found = job.attend(stage, block, call, q, *keys)
+            for block in stage.blocks if segments.queries else ():
+                found = job.attend(stage, block, segments, q, *keys)
                 if block.query_end - block.query_start == q.shape[1]:
                     out, lse = found
                     continue
@@ -62,28 +76,34 @@ class _GatherKV(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, out, lse = ctx.saved_tensors
         job: GatherJob = ctx.job
-        call = job.schedule.call
+        segments = job.schedule.segments
+        if job.one_call:
+            # Nothing moves and nothing is cut: the kernel's own gradients are the answer.
+            whole = job.stages[0]
+            exact = job.attend_backward(whole, whole.blocks[0], segments, grads[0], q, k, v, out, lse)
+            return *(grad.to(q.dtype) for grad in exact), None
         dq, dk, dv = None, _empty_like(k), _empty_like(v)
-        returning: tuple[Stage, Tensor, Pending | None] | None = None
+        returning: _Returning | None = None
         coming = _start_gather(k, v, job, 0)
         for place, stage in enumerate(job.stages):
             keys, coming = _arrived(k, v, job, stage, coming), None
             coming = _start_gather(k, v, job, place + 1)
-            found = []
-            for block in stage.blocks if not call.empty else ():
-                partial = job.attend_backward(stage, block, call, grads[0], q, *keys, out, lse)
-                found.append(partial[1:])
+            found: list[tuple[Tensor, Tensor]] = []
+            for block in stage.blocks if segments.queries else ():
+                part, *part_keys = job.attend_backward(stage, block, segments, grads[0], q, *keys, out, lse)
+                found.append((part_keys[0], part_keys[1]))
                 if block.query_end - block.query_start == q.shape[1]:
-                    dq = partial[0].to(q.dtype)
+                    dq = part.to(q.dtype)
                     continue
                 dq = _empty_like(q) if dq is None else dq
-                dq[:, block.query_start : block.query_end] = partial[0]
+                dq[:, block.query_start : block.query_end] = part
             del keys
-            if returning:
-                _finish_return(dk, dv, job, *returning)
-            returning = (stage, *_start_return(k, job, stage, found))
-        if returning:
-            _finish_return(dk, dv, job, *returning)
+            heads = slice(stage.kv_start, stage.kv_end)
+            if returning is not None:
+                returning.finish()
+            returning = _Returning.start(dk[:, heads], dv[:, heads], found, job)
+        if returning is not None:
+            returning.finish()
         return _empty_like(q) if dq is None else dq, dk, dv, None
 
 
@@ -91,60 +111,81 @@ def _empty_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
+def _joined(heads: list[Tensor]) -> Tensor:
+    return heads[0] if len(heads) == 1 else torch.cat(heads, dim=1)
+
+
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _start_gather(k: Tensor, v: Tensor, job: GatherJob, place: int) -> tuple[Tensor, Pending] | None:
-    """A stage's buffer of this rank's rows and the received ones, and the handle of the latter; None where nothing moves."""
+def _start_gather(k: Tensor, v: Tensor, job: GatherJob, place: int) -> Pending | None:
+    """The received rows of a stage, K and V heads side by side, on their way; None where nothing moves anywhere."""
     schedule = job.schedule
-    if place >= len(job.stages) or job.group is None or not schedule.widest:
+    if place >= len(job.stages) or job.group is None or not job.moves:
         return None
-    own = fuse(k, v, job.stages[place])
-    rows = own.new_empty((schedule.call.key_rows, *own.shape[1:]))
-    rows[: schedule.rows] = own
-    sent = own.index_select(0, schedule.sent_index)
-    return rows, exchange(sent, schedule.sent, rows[schedule.rows :], schedule.received, job.group)
+    stage = job.stages[place]
+    width = stage.kv_end - stage.kv_start
+    sent, received = (k.new_empty((sum(rows), 2 * width, k.shape[2])) for rows in (schedule.sent, schedule.received))
+    schedule.sending.into(sent[:, :width], k[:, stage.kv_start : stage.kv_end])
+    schedule.sending.into(sent[:, width:], v[:, stage.kv_start : stage.kv_end])
+    return exchange(sent, schedule.sent, received, schedule.received, job.group)
 
 
-def _arrived(k: Tensor, v: Tensor, job: GatherJob, stage: Stage, coming: tuple[Tensor, Pending] | None) -> tuple[Tensor, Tensor]:
+def _arrived(k: Tensor, v: Tensor, job: GatherJob, stage: Stage, coming: Pending | None) -> tuple[Tensor, Tensor]:
     """The stage's K and V in segment order."""
-    if coming is None:
-        heads = slice(stage.kv_start, stage.kv_end)
-        return job.schedule.call.pack(k[:, heads]), job.schedule.call.pack(v[:, heads])
-    rows, pending = coming
-    pending.wait()
-    packed = job.schedule.call.pack(rows)
+    heads, rows = slice(stage.kv_start, stage.kv_end), job.schedule.keys
+    if rows.as_they_lie:
+        if coming is not None:
+            coming.wait()
+        return k[:, heads], v[:, heads]
+    packed = rows.pack((k[:, heads], v[:, heads]), coming)
     width = stage.kv_end - stage.kv_start
     return packed[:, :width], packed[:, width:]
 
 
-def _start_return(k: Tensor, job: GatherJob, stage: Stage, found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Pending | None]:
-    """This rank's own part of a stage's dK and dV, wide if there is a sum, and the handle of the parts from other ranks."""
-    schedule = job.schedule
-    if found:
-        rows = torch.cat([dk for dk, _ in found] + [dv for _, dv in found], dim=1)
-    else:
-        rows = k.new_zeros((schedule.call.segments.keys, 2 * (stage.kv_end - stage.kv_start), k.shape[2]))
-    moved = job.group is not None and schedule.widest
-    if moved or schedule.call.keys is not None:
-        rows = schedule.call.unpack(rows)
-    own = rows[: schedule.rows]
-    if job.group is None or not moved:
-        return own, None
-    sent = rows[schedule.rows :].to(k.dtype)
-    received = sent.new_empty((sum(schedule.sent), *sent.shape[1:]))
-    return own, exchange(sent, schedule.received, received, schedule.sent, job.group)
+@dataclass
+class _Returning:
+    """dK and dV of a stage: what needs no sum is in place, the parts of other ranks are on their way."""
 
+    dk: Tensor  # [rows, heads of the stage, head_dim], written in place
+    dv: Tensor
+    total: Tensor | None
+    pending: Pending | None
+    job: GatherJob
 
-def _finish_return(dk: Tensor, dv: Tensor, job: GatherJob, stage: Stage, own: Tensor, pending: Pending | None) -> None:
-    """Sum the parts in the order of ranks; a rank's rows are distinct, so each addition is exact in order."""
-    if pending is not None:
-        counts = list(job.schedule.sent)
-        parts = zip(job.schedule.sent_index.split(counts), pending.wait().split(counts), strict=True)
-        for index, part in parts:
-            if index.numel():
-                own.index_add_(0, index, part.to(own.dtype))
-    width = stage.kv_end - stage.kv_start
-    dk[:, stage.kv_start : stage.kv_end] = own[:, :width]
-    dv[:, stage.kv_start : stage.kv_end] = own[:, width:]
+    @classmethod
+    def start(cls, dk: Tensor, dv: Tensor, found: list[tuple[Tensor, Tensor]], job: GatherJob) -> _Returning:
+        """Put rows with one contribution in place, sum this rank's contributions to the others, and send what others own."""
+        schedule, rows = job.schedule, job.schedule.keys
+        width = dk.shape[1]
+        back = dk.new_empty((sum(schedule.received), 2 * width, dk.shape[2]))
+        total = None
+        if found:
+            parts = (_joined([dk for dk, _ in found]), _joined([dv for _, dv in found]))
+            halves = (slice(None, width), slice(width, None))
+            for target, half, part in zip((dk, dv), halves, parts, strict=True):
+                rows.own_plain.into(target, part)
+                rows.received_plain.into(back[:, half], part)
+            if rows.cover.numel():
+                total = torch.cat([rows.sum(part) for part in parts], dim=1)
+                rows.received_summed.into(back, total)
+        if job.group is None or not job.moves:
+            return cls(dk, dv, total, None, job)
+        arriving = dk.new_empty((sum(schedule.sent), 2 * width, dk.shape[2]))
+        return cls(dk, dv, total, exchange(back, schedule.received, arriving, schedule.sent, job.group), job)
+
+    def finish(self) -> None:
+        """Add the parts of other ranks in the order of ranks; a rank's rows are distinct, so each sum has one order."""
+        rows = self.job.schedule.keys
+        arrived = None if self.pending is None else self.pending.wait()
+        if self.total is None:
+            return
+        if arrived is not None:
+            counts = list(self.job.schedule.sent)
+            for places, part in zip(rows.arrivals.split(counts), arrived.split(counts), strict=True):
+                if places.numel():
+                    self.total.index_add_(0, places, part.to(self.total.dtype))
+        width = self.dk.shape[1]
+        rows.own_summed.into(self.dk, self.total[:, :width])
+        rows.own_summed.into(self.dv, self.total[:, width:])

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eagle_parallel.attention.call import Call
 from eagle_parallel.kernels.base import Kernel
+from eagle_parallel.kernels.segments import Segments
 from eagle_parallel.layout import HeadBlock, HeadShare, uniform_blocks
 
 Schedule = TypeVar("Schedule")
@@ -36,17 +36,19 @@ class Job(Generic[Schedule]):
     kernel: Kernel
     scale: float
 
-    def attend(self, stage: Stage, block: HeadBlock, call: Call, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """(out, lse) of a block of heads; q has the call's queries and all heads, k and v its packed keys, the stage's heads."""
+    def attend(
+        self, stage: Stage, block: HeadBlock, segments: Segments, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(out, lse) of a block of heads; q has the segments' queries and all heads, k and v their keys, the stage's heads."""
         keys = slice(block.kv_start - stage.kv_start, block.kv_end - stage.kv_start)
         q = q[:, block.query_start : block.query_end]
-        return self.kernel.forward(q, k[:, keys], v[:, keys], call.segments, self.scale)
+        return self.kernel.forward(q, k[:, keys], v[:, keys], segments, self.scale)
 
     def attend_backward(
         self,
         stage: Stage,
         block: HeadBlock,
-        call: Call,
+        segments: Segments,
         grad_out: Tensor,
         q: Tensor,
         k: Tensor,
@@ -54,11 +56,11 @@ class Job(Generic[Schedule]):
         out: Tensor,
         lse: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(dq, dk, dv) of a block of heads from the complete out and lse of the call's queries."""
+        """(dq, dk, dv) of a block of heads from the complete out and lse of the segments' queries."""
         keys = slice(block.kv_start - stage.kv_start, block.kv_end - stage.kv_start)
         heads = slice(block.query_start, block.query_end)
         return self.kernel.backward(
-            grad_out[:, heads], q[:, heads], k[:, keys], v[:, keys], out[:, heads], lse[heads], call.segments, self.scale
+            grad_out[:, heads], q[:, heads], k[:, keys], v[:, keys], out[:, heads], lse[heads], segments, self.scale
         )
 
 

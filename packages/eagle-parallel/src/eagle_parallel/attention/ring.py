@@ -42,7 +42,7 @@ class _Ring(torch.autograd.Function):
                 seen = q[rows]
                 for block in stage.blocks:
                     heads = slice(block.query_start, block.query_end)
-                    part, part_lse = job.attend(stage, block, call, seen, *keys)
+                    part, part_lse = job.attend(stage, block, call.segments, seen, *keys)
                     before = (out[rows, heads], lse[heads][:, rows])
                     merged = merge_attention(*before, part.to(wide), part_lse)
                     out[rows, heads] = merged[0]
@@ -73,7 +73,7 @@ class _Ring(torch.autograd.Function):
                 rows = slice(None) if call.queries is None else call.queries
                 grad_out, seen, seen_out, seen_lse = grads[0][rows], q[rows], out[rows], lse[:, rows]
                 found = [
-                    job.attend_backward(stage, block, call, grad_out, seen, k_seen, v_seen, seen_out, seen_lse)
+                    job.attend_backward(stage, block, call.segments, grad_out, seen, k_seen, v_seen, seen_out, seen_lse)
                     for block in stage.blocks
                 ]
                 for block, (part, _, _) in zip(stage.blocks, found, strict=True):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
-from torch import Tensor
 
 from eagle_parallel.attention.call import Call, row_index
-from eagle_parallel.kernels.segments import to_device
+from eagle_parallel.attention.key_rows import KeyRows, RowCopy
+from eagle_parallel.kernels.segments import Segments
 from eagle_parallel.layout import Piece
 from eagle_parallel.plan import Plan
 
@@ -23,13 +23,13 @@ Runs = list[tuple[int, int]]
 
 @dataclass(frozen=True, eq=False)
 class GatherSchedule:
-    """`call` sees this rank's rows, then the rows received from ring rank 0, 1, ... in the order in which they lie there."""
+    """The queries are this rank's rows as they lie; rows are received from ring rank 0, 1, ... in the order of their owner."""
 
-    call: Call
-    rows: int
+    segments: Segments
+    keys: KeyRows
     sent: tuple[int, ...]
     received: tuple[int, ...]
-    sent_index: Tensor
+    sending: RowCopy  # own row -> sent row
     widest: int  # rows that the busiest rank receives: equal on every rank, 0 if nothing moves anywhere
 
 
@@ -73,23 +73,20 @@ def _gather(plan: Plan, rank: int, device: torch.device) -> GatherSchedule:
         [(row, row + min(end, piece.end) - start) for start, end, row in places[piece.document] if start < piece.end]
         for piece in shares[rank]
     ]
-    call = Call.of(
-        _rows(shares[rank]),
-        keys,
-        _turns([piece.document for piece in shares[rank]]),
-        query_rows=rows,
-        key_rows=offset,
-        causal=True,
-        device=device,
-    )
+    lengths = [_count(runs) for runs in keys]
+    segments = Segments.of([piece.end - piece.start for piece in shares[rank]], lengths, causal=True, device=device)
+    turns = torch.tensor(_turns([piece.document for piece in shares[rank]]), dtype=torch.int64)
+    turns = turns.repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
+    sent_rows = row_index([run for runs in sent for run in runs])
+    key_rows = KeyRows.of(row_index([run for runs in keys for run in runs]), turns, rows, offset - rows, sent_rows, device)
     # Every rank holds what it owns, and receives the rest of the keys up to the last that it needs of each document.
     volumes = [sum(needs[other].values()) - _count(_rows(shares[other])) for other in range(plan.cp_ring)]
     return GatherSchedule(
-        call,
-        rows,
+        segments,
+        key_rows,
         tuple(map(_count, sent)),
         tuple(map(_count, received)),
-        to_device(row_index([run for runs in sent for run in runs]), device),
+        RowCopy.of(sent_rows, torch.arange(sent_rows.numel()), device),
         max(volumes),
     )
 

@@ -1,4 +1,4 @@
-"""Documents whole on one rank wherever that keeps the ranks level; only those that do not fit are cut, and as few as that takes.
+"""Documents whole on one rank wherever that keeps the ranks level; those that do not fit are cut, few as a rule.
 
 A whole document sends nothing, and it is one run for the kernel, where chunks of a few rows waste most of a tile. The cut ones
 make up for what the whole ones leave uneven, in tokens and in causal work. Deterministic and greedy: not an optimal packing.
@@ -58,11 +58,11 @@ def place(lengths: tuple[int, ...], ranks: int) -> Placement:
     total = sum(lengths)
     mean = sum(_pairs(lengths[document]) for document in order) / ranks
     limit = (1 + _UNEVEN) * mean + total / ranks
+    loose = max(-(-total // ranks), int((1 + _UNEVEN) * total / ranks))
     count = 0
-    while count < len(order) and (lengths[order[count]] > -(-total // ranks) or _pairs(lengths[order[count]]) > limit):
+    while count < len(order) and (lengths[order[count]] > loose or _pairs(lengths[order[count]]) > limit):
         count += 1
     if not count:
-        loose = max(-(-total // ranks), int((1 + _UNEVEN) * total / ranks))
         found = _place(lengths, order, 0, [loose] * ranks, total / ranks - loose, mean, limit, most_cut=0)
         if found:
             return found
