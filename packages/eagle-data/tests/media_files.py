@@ -88,7 +88,7 @@ def decode_everything(path: Path) -> tuple[list[np.ndarray], list[float]]:
     pictures, seconds = [], []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            pictures.append(frame.to_ndarray(format="rgb24"))
+            pictures.append(frame.to_ndarray(format="rgb24", interpolation="BICUBIC"))
             seconds.append(float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base is not None else 0.0)
     return pictures, [second - seconds[0] for second in seconds]
 

@@ -9,12 +9,15 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from eagle_data.errors import MediaError, SampleError
+from eagle_data.fetch import Fetch
 from eagle_data.images import image_size, load_image
 from eagle_data.lmdb_store import write_lmdb
 from PIL import Image
@@ -42,7 +45,22 @@ def server(picture: Image.Image) -> Iterator[str]:
                 self.send_header("Location", "file:///etc/hostname")
                 self.end_headers()
                 return
-            self.send_response(200 if self.path == "/a.png" else 404)
+            if self.path == "/drip":
+                self.send_response(200)
+                self.end_headers()
+                with suppress(OSError):
+                    for _ in range(100):
+                        self.wfile.write(b"x")
+                        time.sleep(0.1)
+                return
+            if self.path == "/away":
+                self.send_response(302)
+                self.send_header("Location", "http://elsewhere.invalid/a.png")
+                self.end_headers()
+                return
+            self.send_response(200 if self.path in ("/a.png", "/short") else 404)
+            if self.path == "/short":
+                self.send_header("Content-Length", "100000")
             self.end_headers()
             self.wfile.write(encoded(picture))
 
@@ -78,14 +96,82 @@ def test_every_kind_of_source_gives_the_same_picture(picture: Image.Image, tmp_p
 
 
 def test_a_picture_is_fetched_over_http(server: str, picture: Image.Image) -> None:
-    assert np.array_equal(np.asarray(load_image(f"{server}/a.png")), np.asarray(picture))
+    assert np.array_equal(np.asarray(load_image(f"{server}/a.png", fetch=Fetch())), np.asarray(picture))
 
 
 def test_a_failed_fetch_and_a_redirect_to_a_local_file_are_refused(server: str) -> None:
     with pytest.raises(MediaError, match="404"):
-        load_image(f"{server}/missing.png")
+        load_image(f"{server}/missing.png", fetch=Fetch())
     with pytest.raises(MediaError, match="could not be fetched"):
-        load_image(f"{server}/escape")
+        load_image(f"{server}/escape", fetch=Fetch())
+
+
+def test_an_address_is_refused_without_leave_and_with_leave_only_on_allowed_hosts(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MediaError, match=r"fetching is off.*fetch=Fetch\(\)"):
+        load_image(f"{server}/a.png")
+    with pytest.raises(MediaError, match=r"host 127\.0\.0\.1, which is not allowed"):
+        image_size(f"{server}/a.png", fetch=Fetch(hosts=("example.org",)))
+    with pytest.raises(MediaError, match=r"host elsewhere\.invalid, which is not allowed"):
+        load_image(f"{server}/away", fetch=Fetch(hosts=("127.0.0.1",)))
+    monkeypatch.setenv("EAGLE_DATA_FETCH", "1")
+    assert load_image(f"{server}/a.png").size == (20, 12)
+
+
+def test_a_fetch_is_bounded_in_bytes_and_in_seconds_and_a_short_body_is_noticed(server: str) -> None:
+    with pytest.raises(MediaError, match="larger than 100 bytes"):
+        load_image(f"{server}/a.png", fetch=Fetch(max_bytes=100))
+    started = time.monotonic()
+    with pytest.raises(MediaError, match=r"took longer than 0\.5 s"):
+        load_image(f"{server}/drip", fetch=Fetch(seconds=0.5))
+    assert time.monotonic() - started < 3
+    with pytest.raises(MediaError, match=r"could not be fetched|broke off"):
+        load_image(f"{server}/short", fetch=Fetch())
+
+
+def natural(width: int, height: int) -> Image.Image:
+    """A picture whose spectrum falls like a photograph's (amplitude 1/f), with hard edges on it."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
+    spectrum = 1 / np.maximum(np.hypot(rows, columns), 1 / width)
+    channels = []
+    for _ in range(3):
+        field = np.fft.ifft2(spectrum * np.exp(2j * np.pi * generator.random((height, width)))).real
+        channels.append(128 + 45 * field / field.std())
+    picture = np.clip(np.stack(channels, -1), 0, 255).astype(np.uint8)
+    picture[height // 3 : height // 2, width // 4 : width // 2] = 255
+    return Image.fromarray(picture)
+
+
+def test_a_draft_is_smaller_yet_large_enough_and_stays_within_the_stated_difference() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(natural(2016, 1512), "JPEG", quality=90, exif=exif)
+    assert image_size(data) == (1512, 2016)
+    for wanted, expected in (((378, 400), (756, 1008)), ((150, 200), (378, 504)), ((756, 90), (1512, 2016))):
+        draft = load_image(data, at_least=wanted)
+        assert draft.size == expected
+        whole, small = (
+            np.asarray(picture.resize(wanted, Image.Resampling.BICUBIC), float) for picture in (load_image(data), draft)
+        )
+        assert np.abs(whole - small).mean() <= 1.5
+        assert np.abs(whole - small).max() < 16
+
+
+def test_a_draft_changes_nothing_where_a_format_has_none(picture: Image.Image) -> None:
+    assert np.array_equal(np.asarray(load_image(encoded(picture), at_least=(2, 2))), np.asarray(picture))
+
+
+def test_a_file_that_would_start_a_program_is_no_image() -> None:
+    with pytest.raises(MediaError, match="is not an image"):
+        load_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "ICO"])
+def test_common_formats_are_read(kind: str) -> None:
+    flat = Image.new("RGB", (32, 32), COLOUR)
+    assert np.abs(np.asarray(load_image(encoded(flat, kind)), int) - COLOUR).max() <= 6
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -220,7 +306,9 @@ def test_errors_survive_the_way_out_of_a_worker(error: MediaError | SampleError)
 
 
 def test_importing_the_media_modules_needs_neither_pyav_nor_lmdb_nor_torch() -> None:
-    modules = "images lmdb_store pixels sampling stills tiling video video_container"
+    modules = (
+        "images lmdb_store pixels sampling stills tiling video media.reader media.decode media.mp4_index media.matroska_index"
+    )
     load = f"[importlib.import_module('eagle_data.' + name) for name in '{modules}'.split()]"
     code = f"import importlib, sys; {load}; print({{'av', 'lmdb', 'torch'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

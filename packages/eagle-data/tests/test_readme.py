@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def place(tmp_path: Path, raw_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPa
     config = {"vision_config": {"image_size": 32, "patch_size": 8}, "max_dynamic_tiles": 6, "use_thumbnail": True}
     (model / "config.json").write_text(json.dumps(config))
     Image.fromarray(numbered_picture(5, 320, 200)).save(tmp_path / "page.png")
+    Image.fromarray(numbered_picture(6, 2000, 1800)).save(tmp_path / "photo.jpg")
     write_video(tmp_path / "talk.mp4", frames=100)
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(tmp_path / "page.png", "d/a.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -52,8 +56,12 @@ def test_every_example_and_command_runs(place: Path, capsys: pytest.CaptureFixtu
     plans = [line.split()[:2] for line in printed.splitlines() if line.startswith(("4096", "32768", "524288"))]
     assert [int(frames) for _, frames in plans] == sorted({int(frames) for _, frames in plans})
     assert "524288 1200 (4, 2)" in printed
+    assert names["small"].size == (1000, 900)
+    assert names["frames"].pixels.shape == (2, 448, 448, 3)
+    assert len(names["even"]) == 8
+    assert names["report"].stored == 1
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("eagle-data ")]
-    assert len(commands) == 2
+    assert len(commands) == 8
     for command in commands:
         result = CliRunner().invoke(app, shlex.split(command)[1:])
         assert result.exit_code == 0, result.output

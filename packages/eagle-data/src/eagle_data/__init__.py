@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from eagle_data.dialect import RELEASED, TRAINING, Dialect, get_dialect
     from eagle_data.encode import IGNORE, Encoded, ImageUnit, VideoUnit
     from eagle_data.errors import EagleDataError, MediaError, MissingMediaError, SampleError
-    from eagle_data.images import image_size, load_image
+    from eagle_data.fetch import Fetch
+    from eagle_data.images import image_bytes, image_size, load_image
+    from eagle_data.lmdb_convert import Conversion, to_lmdb
+    from eagle_data.lmdb_exports import from_lmdb
     from eagle_data.lmdb_store import LmdbStore, write_lmdb
     from eagle_data.loader import Pack, PackLoader, Source
+    from eagle_data.media.frame_index import FrameIndex
     from eagle_data.packing import pack
     from eagle_data.pixels import cut_tiles, frame_pixels, image_pixels
+    from eagle_data.policies import Clip, Policy, Rate, Seconds, Segments, Timeline, Training, Uniform, parse_policy, take
     from eagle_data.prepare import DatasetReport
     from eagle_data.prepared import PreparedDataset
     from eagle_data.recipe import DatasetEntry, load_data_recipe
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
     from eagle_data.tiling import candidate_grids, choose_grid, tiles_for
     from eagle_data.tokens import PromptTokenizer
     from eagle_data.units import load_unit, load_units
-    from eagle_data.video import Video, VideoMetadata, open_video, probe_video, read_frames
+    from eagle_data.video import Frames, Video, VideoMetadata, open_video, probe_video, read_frames
 
 __version__ = "0.1.0"
 
@@ -43,11 +48,16 @@ _MODULES = {
     "dialect": ("RELEASED", "TRAINING", "Dialect", "get_dialect"),
     "encode": ("IGNORE", "Encoded", "ImageUnit", "VideoUnit"),
     "errors": ("EagleDataError", "MediaError", "MissingMediaError", "SampleError"),
-    "images": ("image_size", "load_image"),
+    "fetch": ("Fetch",),
+    "images": ("image_bytes", "image_size", "load_image"),
+    "lmdb_convert": ("Conversion", "to_lmdb"),
+    "lmdb_exports": ("from_lmdb",),
+    "media.frame_index": ("FrameIndex",),
     "lmdb_store": ("LmdbStore", "write_lmdb"),
     "loader": ("Pack", "PackLoader", "Source"),
     "packing": ("pack",),
     "pixels": ("cut_tiles", "frame_pixels", "image_pixels"),
+    "policies": ("Clip", "Policy", "Rate", "Seconds", "Segments", "Timeline", "Training", "Uniform", "parse_policy", "take"),
     "prepare": ("DatasetReport",),
     "prepared": ("PreparedDataset",),
     "recipe": ("DatasetEntry", "load_data_recipe"),
@@ -56,7 +66,7 @@ _MODULES = {
     "tiling": ("candidate_grids", "choose_grid", "tiles_for"),
     "tokens": ("PromptTokenizer",),
     "units": ("load_unit", "load_units"),
-    "video": ("Video", "VideoMetadata", "open_video", "probe_video", "read_frames"),
+    "video": ("Frames", "Video", "VideoMetadata", "open_video", "probe_video", "read_frames"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -65,12 +75,17 @@ __all__ = [
     "RELEASED",
     "TRAINING",
     "Batch",
+    "Clip",
+    "Conversion",
     "DatasetEntry",
     "DatasetReport",
     "Dialect",
     "EagleDataError",
     "Encoded",
+    "Fetch",
     "FrameChoice",
+    "FrameIndex",
+    "Frames",
     "ImagePlan",
     "ImageRef",
     "ImageUnit",
@@ -81,12 +96,19 @@ __all__ = [
     "MissingMediaError",
     "Pack",
     "PackLoader",
+    "Policy",
     "PreparedDataset",
     "PromptTokenizer",
+    "Rate",
     "Reject",
     "Sample",
     "SampleError",
+    "Seconds",
+    "Segments",
     "Source",
+    "Timeline",
+    "Training",
+    "Uniform",
     "Video",
     "VideoMetadata",
     "VideoPlan",
@@ -98,7 +120,9 @@ __all__ = [
     "choose_grid",
     "cut_tiles",
     "frame_pixels",
+    "from_lmdb",
     "get_dialect",
+    "image_bytes",
     "image_pixels",
     "image_size",
     "load_data_recipe",
@@ -107,6 +131,7 @@ __all__ = [
     "load_units",
     "open_video",
     "pack",
+    "parse_policy",
     "parse_record",
     "plan",
     "probe_video",
@@ -114,7 +139,9 @@ __all__ = [
     "read_frames",
     "released_policy",
     "rules_of_checkpoint",
+    "take",
     "tiles_for",
+    "to_lmdb",
     "training_policy",
     "uniform",
     "write_lmdb",

@@ -1,4 +1,4 @@
-"""The command line: `eagle-data prepare` makes a dataset ready for training, `eagle-data inspect` looks at a file.
+"""The command line: `eagle-data prepare` makes a dataset ready for training; the commands on media are `cli_media`.
 
 Results go to stdout, progress and errors to stderr. Exit code 2 means that what was asked cannot be: a missing file,
 broken media, a wrong recipe. Media and parquet libraries are imported only after the arguments have been checked.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+from eagle_data import cli_media
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.callback()
@@ -39,26 +41,10 @@ def prepare(
     try:
         _prepare(recipe, out, model, context_length, fps, min_frames, dialect, verify)
     except (OSError, ValueError) as error:  # EagleDataError is a ValueError
-        _fail(error)
+        cli_media.fail(error)
 
 
-@app.command()
-def inspect(
-    file: Annotated[Path, typer.Argument(help="Image, video, folder of frames or LMDB store.", show_default=False)],
-    tile_size: Annotated[int, typer.Option(min=1, help="Side of a tile in pixels.")] = 448,
-    tokens_per_tile: Annotated[int, typer.Option(min=1, help="Context tokens of a tile.")] = 256,
-    max_tiles: Annotated[int, typer.Option(min=1, help="Most tiles of an image, thumbnail not counted.")] = 12,
-    fps: Annotated[float, typer.Option(min=0.001, help="Frames sampled per second of video.")] = 2.0,
-) -> None:
-    """Say what a media file holds and what the released policy would show of it."""
-    from eagle_data.errors import EagleDataError
-    from eagle_data.inspect_media import describe
-
-    try:
-        for line in describe(file, tile_size=tile_size, tokens_per_tile=tokens_per_tile, max_tiles=max_tiles, fps=fps):
-            typer.echo(line)
-    except EagleDataError as error:
-        _fail(error)
+cli_media.add_to(app)
 
 
 def main() -> None:
@@ -98,8 +84,3 @@ def _prepare(
 
 def _show_progress(name: str, done: int) -> None:
     typer.echo(f"\r{name}: {done} samples", nl=False, err=True)
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(2)

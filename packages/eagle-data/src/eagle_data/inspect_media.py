@@ -1,51 +1,103 @@
-"""What a media file holds and what the model would see of it, as plain lines for the command line.
+"""What a media file holds and what the model would see of it, as plain lines and, on request, as a contact sheet.
 
-Images, videos, animations, folders of frames and LMDB stores. The frames listed are those of the released inference
-policy (upstream section 2.4), the tiles those of Image Area Preservation; a training plan may take fewer of either.
+Images, videos, animations, PDFs, folders and archives of frames, LMDB stores. The frames listed are those of the released
+inference policy (upstream section 2.4) unless another is given, the tiles those of Image Area Preservation; a training plan may
+take fewer of either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from eagle_data.contact_sheet import SheetFrame, draw_sheet, draw_tiles, layout_for
 from eagle_data.errors import EagleDataError, MediaError
+from eagle_data.frame_files import chosen_frames
 from eagle_data.images import image_size, load_image
 from eagle_data.lmdb_store import LmdbStore
-from eagle_data.sampling import released_policy
+from eagle_data.policies import Policy, Rate, choose
+from eagle_data.references import parse_reference
+from eagle_data.tar_members import member_names
 from eagle_data.tiling import choose_grid, tiles_for
-from eagle_data.video import open_video
+from eagle_data.video import Video, open_video
+from eagle_data.video_report import damage_lines, keyframe_seconds, structure_lines
 
 _SHOWN = 8
+_MOST_ON_A_SHEET = 100
 
 
 def describe(
-    path: str | Path, *, tile_size: int = 448, tokens_per_tile: int = 256, max_tiles: int = 12, fps: float = 2.0
+    path: str | Path,
+    *,
+    tile_size: int = 448,
+    tokens_per_tile: int = 256,
+    max_tiles: int = 12,
+    policy: Policy | None = None,
+    check: bool = False,
+    sheet: str | Path | None = None,
 ) -> Iterator[str]:
-    """Lines about a file or folder; raises MediaError for one that cannot be read."""
-    path = Path(path)
+    """Lines about a file, a folder or something inside a file.
+
+    Args:
+        path: as `load_image` and `open_video` take it.
+        tile_size: side of a tile in pixels.
+        tokens_per_tile: context tokens of a tile.
+        max_tiles: most tiles of an image, thumbnail not counted.
+        policy: which frames of a video; the released policy when None.
+        check: decode every frame and say which are damaged.
+        sheet: a picture file to draw the chosen frames (or the tiles of an image) on.
+
+    Raises:
+        MediaError: what cannot be read, or a sheet asked of a store.
+    """
+    text = str(path)
+    path = Path(text)
     if path.suffix == ".mdb" or (path / "data.mdb").is_file():
+        if sheet is not None:
+            raise MediaError(text, "is a store, of which no sheet is drawn", "Inspect one picture: export it with from-lmdb")
         yield from _store(path, tile_size, tokens_per_tile, max_tiles)
-    elif path.is_file() and not _moves(path):
-        load_image(path)
-        yield f"image: {path}"
-        yield from _picture(image_size(path), tile_size, tokens_per_tile, max_tiles)
+        return
+    if path.suffix.lower() == ".tar":
+        names = member_names(text)
+        yield f"archive: {text}"
+        yield f"members: {len(names)}" + (f", of which the first {_SHOWN}:" if len(names) > _SHOWN else "")
+        yield from (f"  {text}::{name}" for name in names[:_SHOWN])
+    elif not path.is_dir() and not _moves(text):
+        yield from _image(text, tile_size, tokens_per_tile, max_tiles, sheet)
     else:
-        yield from _video(path, tokens_per_tile, fps)
+        yield from _video(text, tokens_per_tile, policy, check, sheet)
 
 
-def _moves(path: Path) -> bool:
+def _moves(text: str) -> bool:
     """Whether a file is no picture, or a picture of several frames."""
     from PIL import Image, UnidentifiedImageError
 
+    reference = parse_reference(text)
+    if reference.kind != "file":
+        try:
+            image_size(text)
+        except MediaError:
+            return reference.kind == "tar"
+        return False
     try:
-        with Image.open(path) as image:
+        with Image.open(reference.file) as image:
             # A JPEG with a second picture in it (a phone's depth map, say) is one photograph.
             return image.format not in ("JPEG", "MPO", "TIFF") and getattr(image, "n_frames", 1) > 1
     except UnidentifiedImageError:
         return True
     except (OSError, SyntaxError, ValueError):
         return False
+
+
+def _image(text: str, tile_size: int, tokens_per_tile: int, max_tiles: int, sheet: str | Path | None) -> Iterator[str]:
+    picture = load_image(text)
+    yield f"image: {text}"
+    yield from _picture(picture.size, tile_size, tokens_per_tile, max_tiles)
+    if sheet is not None:
+        grid = choose_grid(*picture.size, tile_size=tile_size, max_tiles=max_tiles)
+        subtitle = f"{picture.width} x {picture.height} px, {grid[0]} x {grid[1]} tiles of {tile_size} px"
+        yield from _save(draw_tiles(picture, grid, title=Path(text).name, subtitle=subtitle), sheet)
 
 
 def _picture(size: tuple[int, int], tile_size: int, tokens_per_tile: int, max_tiles: int) -> Iterator[str]:
@@ -56,20 +108,58 @@ def _picture(size: tuple[int, int], tile_size: int, tokens_per_tile: int, max_ti
     yield f"tiles: {grid[0]} columns x {grid[1]} rows of {tile_size} px, {total}, {tiles * tokens_per_tile} context tokens"
 
 
-def _video(path: Path, tokens_per_tile: int, fps: float) -> Iterator[str]:
-    with open_video(path) as video:
-        data, times = video.metadata, video.timestamps
-    yield f"video: {path}"
-    yield f"size: {data.width} x {data.height} px, rotated by {data.rotation} degrees"
-    yield f"frames: {data.frames} at {data.fps:.3f} fps, {data.duration:.3f} s" + (" (one a second)" if path.is_dir() else "")
+def _video(text: str, tokens_per_tile: int, policy: Policy | None, check: bool, sheet: str | Path | None) -> Iterator[str]:
+    with open_video(text) as video:
+        data = video.metadata
+        yield f"video: {text}"
+        yield f"size: {data.width} x {data.height} px, rotated by {data.rotation} degrees"
+        one_a_second = " (one a second)" if Path(text).is_dir() else ""
+        yield f"frames: {data.frames} at {data.fps:.3f} fps, {data.duration:.3f} s{one_a_second}"
+        yield from structure_lines(text, video)
+        name = "released policy" if policy is None else f"policy {policy}"
+        policy = policy or Rate()
+        try:
+            choice = choose(video, policy)
+        except EagleDataError as error:
+            yield f"{name}: {error}"
+        else:
+            yield f"{name}: {len(choice)} frames at {choice.fps:.2f} fps, {len(choice) * tokens_per_tile} context tokens"
+            shown = [f"{i} ({float(video.timestamps[i]):.2f} s)" for i in choice.indices]
+            yield "frames taken: " + ", ".join(shown if len(shown) <= _SHOWN else [*shown[: _SHOWN - 1], "…", shown[-1]])
+            if sheet is not None:
+                yield from _sheet(text, video, policy, len(choice), sheet)
+        if check:
+            yield from damage_lines(video)
+
+
+def _sheet(text: str, video: Video, policy: Policy, count: int, sheet: str | Path) -> Iterator[str]:
+    if count > _MOST_ON_A_SHEET:
+        raise MediaError(
+            text, f"{count} frames are too many for a sheet", f"Choose at most {_MOST_ON_A_SHEET}: --policy uniform:16"
+        )
+    data = video.metadata
+    layout = layout_for(data.width, data.height, count)
+    chosen = list(chosen_frames(video, policy, layout.size))
+    frames = [SheetFrame(frame.picture, frame.index, frame.second, frame.corrupt) for frame in chosen]
+    start = float(video.timestamps[0])
+    picture = draw_sheet(
+        frames,
+        layout,
+        title=Path(text).name,
+        subtitle=f"{data.width} x {data.height} px, {data.frames} frames at {data.fps:.2f} fps; {count} shown, {policy}",
+        start=start,
+        end=start + data.duration,
+        keyframes=() if video.index is None else keyframe_seconds(video.index),
+    )
+    yield from _save(picture, sheet)
+
+
+def _save(picture: Any, sheet: str | Path) -> Iterator[str]:
     try:
-        choice = released_policy(data.frames, data.fps, fps=fps)
-    except EagleDataError as error:
-        yield f"released policy: {error}"
-        return
-    yield f"released policy: {len(choice)} frames at {choice.fps:.2f} fps, {len(choice) * tokens_per_tile} context tokens"
-    shown = [f"{i} ({float(times[i]):.2f} s)" for i in choice.indices]
-    yield "frames taken: " + ", ".join(shown if len(shown) <= _SHOWN else [*shown[: _SHOWN - 1], "…", shown[-1]])
+        picture.save(sheet)
+    except (OSError, ValueError) as error:
+        raise MediaError(str(sheet), f"cannot be written ({error})", "Give a .png or .jpg file in an existing folder") from error
+    yield f"sheet: {sheet}"
 
 
 def _store(path: Path, tile_size: int, tokens_per_tile: int, max_tiles: int) -> Iterator[str]:

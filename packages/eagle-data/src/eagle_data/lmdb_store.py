@@ -18,7 +18,7 @@ from .errors import MediaError, MissingMediaError
 if TYPE_CHECKING:
     import lmdb
 
-__all__ = ["LmdbStore", "read_lmdb", "write_lmdb"]
+__all__ = ["LmdbStore", "LmdbWriter", "read_lmdb", "write_lmdb"]
 
 _BATCH_BYTES = 64 << 20
 _MAX_KEY = 511
@@ -77,6 +77,10 @@ class LmdbStore:
             self.path, lambda transaction: [bytes(key).decode("ascii") for key in transaction.cursor().iternext(values=False)]
         )
 
+    def close(self) -> None:
+        """Close this process's environment of the store, so that its folder can be moved; reading opens it again."""
+        _forget(self.path)
+
     def __len__(self) -> int:
         return _guarded(self.path, lambda transaction: transaction.stat()["entries"])
 
@@ -104,33 +108,68 @@ def write_lmdb(path: str | Path, items: Iterable[tuple[str, bytes]]) -> int:
     Raises:
         MediaError: for a key that is not 1 to 511 ASCII bytes, a pickled value, or a store that cannot be written.
     """
-    import lmdb
-
-    folder = os.fspath(path)
-    _forget(folder)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        environment = lmdb.open(folder, map_size=1 << 30, subdir=True, readahead=False, meminit=False)
-    except (lmdb.Error, OSError) as error:
-        raise MediaError(folder, f"cannot be opened for writing ({error})", "Give a folder that can be written") from error
-    written, batch, size = 0, [], 0
-    try:
+    written, size = 0, 0
+    batch: list[tuple[str, bytes]] = []
+    with LmdbWriter(path) as writer:
         for key, value in items:
-            name = f"{folder}[{key}]"
-            _refuse_pickle(name, value)
-            batch.append((_encode_key(name, key), value))
+            writer.check(key, value)
+            batch.append((key, value))
             size += len(value)
             if size >= _BATCH_BYTES:
-                written += _commit(environment, batch, size)
-                batch, size = [], 0
-        written += _commit(environment, batch, size)
-        environment.sync(True)
-    finally:
-        environment.close()
-    return written
+                writer.commit(batch)
+                written, batch, size = written + len(batch), [], 0
+        writer.commit(batch)
+    return written + len(batch)
 
 
-def _commit(environment: lmdb.Environment, batch: list[tuple[bytes, bytes]], size: int) -> int:
+class LmdbWriter:
+    """A store open for writing in folder `path` (made when missing); a context manager, alone in its process with this store.
+
+    Raises:
+        MediaError: a store that cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        import lmdb
+
+        self.path = os.fspath(path)
+        _forget(self.path)
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            self._environment = lmdb.open(self.path, map_size=1 << 30, subdir=True, readahead=False, meminit=False)
+        except (lmdb.Error, OSError) as error:
+            raise MediaError(self.path, f"cannot be opened for writing ({error})", "Give a folder that can be written") from error
+
+    def __enter__(self) -> LmdbWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._environment.close()
+
+    def check(self, key: str, value: bytes) -> None:
+        """Raises MediaError for a key that is not 1 to 511 ASCII bytes or a pickled value."""
+        name = f"{self.path}[{key}]"
+        _encode_key(name, key)
+        _refuse_pickle(name, value)
+
+    def get(self, key: str) -> bytes | None:
+        """The committed value under `key`."""
+        with self._environment.begin() as transaction:
+            return transaction.get(_encode_key(self.path, key))
+
+    def commit(self, batch: list[tuple[str, bytes]]) -> None:
+        """Write `batch`, replacing equal keys; on disk, all of it, when this returns. Raises MediaError."""
+        import lmdb
+
+        if not batch:
+            return
+        try:
+            _commit(self._environment, [(_encode_key(self.path, key), value) for key, value in batch])
+        except (lmdb.Error, OSError) as error:
+            raise MediaError(self.path, f"cannot be written ({error})", "Check the space left on the disk") from error
+
+
+def _commit(environment: lmdb.Environment, batch: list[tuple[bytes, bytes]]) -> None:
     import lmdb
 
     while True:
@@ -138,10 +177,10 @@ def _commit(environment: lmdb.Environment, batch: list[tuple[bytes, bytes]], siz
             with environment.begin(write=True) as transaction:
                 for key, value in batch:
                     transaction.put(key, value)
-            return len(batch)
+            return
         except lmdb.MapFullError:
             # The map is address space, not disk: doubling costs nothing, and no guess of the final size is needed.
-            environment.set_mapsize(2 * environment.info()["map_size"] + size)
+            environment.set_mapsize(2 * environment.info()["map_size"] + sum(len(value) for _, value in batch))
 
 
 def _guarded(path: str, read: Callable[[lmdb.Transaction], Result]) -> Result:

@@ -70,5 +70,5 @@ class MediaProbes:
 def _decode(ref: VideoRef, indices: list[int], tile_size: int) -> int:
     with open_video(ref.path, start=ref.start, end=ref.end) as video:
         for first in range(0, len(indices), _FRAMES_AT_ONCE):
-            video.frames_at(indices[first : first + _FRAMES_AT_ONCE], size=(tile_size, tile_size))
+            video.frames_at(indices[first : first + _FRAMES_AT_ONCE], size=(tile_size, tile_size)).intact()
     return len(indices)

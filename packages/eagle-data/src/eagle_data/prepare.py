@@ -22,10 +22,10 @@ from eagle_data.ads import VisualRules, plan
 from eagle_data.annotations import Reject, read_annotations
 from eagle_data.encode import Encoded, encode
 from eagle_data.errors import EagleDataError, MediaError, SampleError
-from eagle_data.images import local_path
 from eagle_data.media_probes import MediaProbes
 from eagle_data.prepared import PreparedWriter, prepared_file
 from eagle_data.recipe import DatasetEntry
+from eagle_data.references import parse_reference
 from eagle_data.samples import Sample
 from eagle_data.tokens import PromptTokenizer
 
@@ -238,8 +238,8 @@ def _reject(sample: Sample, error: EagleDataError) -> Reject:
 
 
 def _stamp(path: str) -> str:
-    """Size and time of a media file, of an LMDB store's data file, or of every picture of a folder."""
-    path = local_path(path)
+    """Size and time of a media file, of the archive or LMDB store that it lies in, or of every picture of a folder."""
+    path = parse_reference(path).file
     try:
         store = os.path.join(path, "data.mdb")
         if os.path.isdir(path) and not os.path.exists(store):

@@ -1,4 +1,4 @@
-"""Animated pictures (GIF, WebP, PNG), folders and lists of pictures, read as videos.
+"""Animated pictures (GIF, WebP, PNG), folders, tar archives and lists of pictures, read as videos.
 
 Promises the same pictures as `images.load_image`: upright RGB, alpha on white. Frames of an animation are composed as a viewer
 shows them. Opened through `eagle_data.video`; not for single photographs.
@@ -16,10 +16,11 @@ from PIL import Image
 
 from .errors import MediaError
 from .images import ImageSource, image_size, load_image, source_name
+from .tar_members import member_names
 
-__all__ = ["AnimationReader", "PictureListReader", "pictures_of"]
+__all__ = ["AnimationReader", "PictureListReader", "pictures_in_tar", "pictures_of"]
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif")
 # Browsers show frames that ask for 10 ms or less for 100 ms; so many files rely on it that it is what such a file means.
 _FAST_MS, _FAST_SHOWN_MS = 10, 100
 
@@ -96,8 +97,17 @@ class PictureListReader:
 def pictures_of(folder: str) -> list[ImageSource]:
     """The pictures in `folder`, sorted so that frame2 comes before frame10."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(_EXTENSIONS)]
-    names.sort(key=lambda name: [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)])
-    return [os.path.join(folder, name) for name in names]
+    return [os.path.join(folder, name) for name in sorted(names, key=_natural)]
+
+
+def pictures_in_tar(archive: str) -> list[ImageSource]:
+    """The pictures in an uncompressed tar archive, by their names as `pictures_of` sorts them. Raises MediaError."""
+    names = [name for name in member_names(archive) if name.lower().endswith(_EXTENSIONS)]
+    return [{"tar_file": archive, "tar_member": name} for name in sorted(names, key=_natural)]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def _array(picture: Image.Image, size: tuple[int, int] | None) -> np.ndarray:

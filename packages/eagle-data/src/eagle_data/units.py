@@ -42,7 +42,8 @@ def load_unit(
     if isinstance(unit, VideoUnit):
         # Each frame is scaled as it is decoded, by the filter that cutting uses: full-size frames never pile up.
         indices = unit.indices if wanted is None else [unit.indices[frame] for frame in wanted]
-        frames = read_frames(unit.path, indices, size=(tile_size, tile_size), start=unit.start, end=unit.end)
+        # One thread: data loaders already use every core.
+        frames = read_frames(unit.path, indices, size=(tile_size, tile_size), start=unit.start, end=unit.end, threads=1)
         return frame_pixels(frames, tile_size=tile_size)
     image = load_image(unit.source)
     if quality is not None:

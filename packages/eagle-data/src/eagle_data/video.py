@@ -1,8 +1,8 @@
 """Exact frames of a video: what is in it, and the frames asked for, by number or by second.
 
 Promises that frame i is the i-th displayed frame (B-frames, variable rate, edit lists and non-zero starts included), upright, and
-that a call returns exactly the frames asked for or raises a MediaError naming the file. Choosing frames is `eagle_data.sampling`;
-containers are read by `video_container` (PyAV), animations and lists of pictures by `stills`.
+that a call returns exactly the frames asked for, the damaged ones among them marked, or raises a MediaError naming the file.
+Choosing frames is `eagle_data.sampling`; containers are read by `eagle_data.media`, animations and lists of pictures by `stills`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from .errors import MediaError, MissingMediaError
+from .errors import MediaError
 from .images import ImageSource, local_path
 
-__all__ = ["Video", "VideoMetadata", "VideoSource", "open_video", "probe_video", "read_frames"]
+if TYPE_CHECKING:
+    from .media.byte_source import ByteSource
+    from .media.frame_index import FrameIndex
+    from .media.picture import Resize
+    from .media.reader import Filled
 
-VideoSource: TypeAlias = "str | Path | bytes | Sequence[ImageSource]"
+__all__ = ["Frames", "Video", "VideoMetadata", "VideoSource", "open_video", "probe_video", "read_frames"]
+
+VideoSource: TypeAlias = "str | Path | bytes | BinaryIO | Sequence[ImageSource]"
 
 _ANIMATION_MAGIC = (b"GIF87a", b"GIF89a", b"\x89PNG\r\n\x1a\n")
 # The same instant reached by two routes (index / rate, pts * time base) differs by less; two frames never lie this close.
 _SAME_INSTANT = 1e-6
+_BACKENDS = ("eagle", "decord", "torchcodec")
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,41 @@ class VideoMetadata:
     width: int
     height: int
     rotation: int
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Frames of a video, in the order asked. Iterating gives the pictures.
+
+    Attributes:
+        pixels: uint8 ``[n, height, width, 3]``, RGB. A frame that no decoder could give is black (and marked).
+        seconds: float64 ``[n]``, when each frame appears, from the file's first displayed frame.
+        indices: int64 ``[n]``, frame numbers, counted from the clip's first frame.
+        corrupt: bool ``[n]``, frames that are damaged, lean on a damaged one, or are missing.
+        decoded: pictures that decoders produced for this call.
+        source: the video's name, for errors.
+    """
+
+    pixels: np.ndarray
+    seconds: np.ndarray
+    indices: np.ndarray
+    corrupt: np.ndarray
+    decoded: int
+    source: str = "<video>"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.pixels)
+
+    def intact(self) -> np.ndarray:
+        """The pixels, when no frame is damaged. Raises MediaError that counts the damaged ones otherwise."""
+        if self.corrupt.any():
+            hurt = int(self.corrupt.sum())
+            reason = f"frame {self.indices[self.corrupt][0]} is damaged ({hurt} of the {len(self)} frames asked for are)"
+            raise MediaError(self.source, reason, "Copy the file again, re-encode it with ffmpeg, or leave these frames out")
+        return self.pixels
 
 
 class FrameReader(Protocol):
@@ -76,16 +119,29 @@ class FrameReader(Protocol):
         ...
 
 
+@runtime_checkable
+class FillingReader(Protocol):
+    """A reader that decodes straight into the caller's array and marks damage; see `media.reader.ContainerReader`."""
+
+    index: FrameIndex
+
+    def fill(self, places: dict[int, list[int]], out: np.ndarray, *, rotate: bool, resize: Resize) -> Filled:
+        """Write each frame number's picture to its places of `out`."""
+        ...
+
+
 class Video:
     """An open video, or the clip ``start <= t < end`` of it. Use it as a context manager; not shared between threads.
 
     Attributes:
         metadata: of the clip when there is one, else of the file.
         timestamps: float64 ``[metadata.frames]``, seconds since the file's first displayed frame (a clip keeps the file's clock).
+        index: of the whole file, to be stored and given to `open_video`; None for pictures and for other backends.
     """
 
     def __init__(self, reader: FrameReader, start: float | None = None, end: float | None = None) -> None:
         self._reader = reader
+        self.index = reader.index if isinstance(reader, FillingReader) else None
         self._first, stop = _clip(reader, start, end)
         self.timestamps = reader.times[self._first : stop].copy()
         self._end = float(reader.times[stop])
@@ -114,22 +170,26 @@ class Video:
         *,
         seconds: Iterable[float] | None = None,
         size: tuple[int, int] | None = None,
-    ) -> np.ndarray:
+        rotate: bool = True,
+        resize: Resize = "pillow",
+    ) -> Frames:
         """Decode frames in the order asked; duplicates are allowed.
 
         Args:
             indices: frame numbers counted from the clip's first frame.
             seconds: instead of `indices`: the frame on display at each second, on the clock of `timestamps`.
-            size: ``(width, height)`` to resize to, frame by frame with Pillow's bicubic filter; None keeps the video's size.
-
-        Returns:
-            uint8 ``[n, height, width, 3]``, RGB.
+            size: ``(width, height)`` to scale to, frame by frame as they are decoded; None keeps the video's size.
+            rotate: False leaves pictures as they are stored, without the file's display matrix.
+            resize: the filter for `size`. "pillow" gives the pixels of the released processor (RGB first, then Pillow's bicubic);
+                "swscale" scales the stored planes and converts once, which is faster and differs a little.
 
         Raises:
-            MediaError: for a frame or second outside the video, or a damaged frame among those asked for.
+            MediaError: for a frame or second outside the video, or a file that can no longer be read. Damage is marked instead.
         """
         if (indices is None) == (seconds is None):
             raise MediaError(self._reader.name, "frames_at needs either indices or seconds", "Pass exactly one of the two")
+        if resize not in ("pillow", "swscale"):
+            raise MediaError(self._reader.name, f"there is no resize={resize!r}", "Pass 'pillow' or 'swscale'")
         numbers = [int(i) for i in indices] if indices is not None else [self._number_at(t) for t in seconds or ()]
         count = self.metadata.frames
         for number in numbers:
@@ -138,17 +198,54 @@ class Video:
                     self._reader.name, f"has {count} frames, there is no frame {number}", f"Ask for 0 to {count - 1}"
                 )
         width, height = size or (self.metadata.width, self.metadata.height)
-        frames = np.empty((len(numbers), height, width, 3), np.uint8)
+        if size is None and not rotate and self.metadata.rotation in (90, 270):
+            width, height = height, width
+        if width < 1 or height < 1:
+            raise MediaError(self._reader.name, f"size={size}", "Give a width and a height of at least 1")
+        pixels = np.empty((len(numbers), height, width, 3), np.uint8)
+        corrupt = np.zeros(len(numbers), bool)
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):
             places.setdefault(number + self._first, []).append(place)
+        if isinstance(self._reader, FillingReader):
+            filled = self._reader.fill(places, pixels, rotate=rotate, resize=resize)
+            for number in filled.damaged:
+                corrupt[places[number]] = True
+            decoded = filled.decoded
+        else:
+            decoded = self._read(places, pixels, size, rotate)
+        indices_of = np.array(numbers, np.int64)
+        return Frames(pixels, self.timestamps[indices_of], indices_of, corrupt, decoded, self._reader.name)
+
+    def segments(self, n: int, *, size: tuple[int, int] | None = None, rotate: bool = True, resize: Resize = "pillow") -> Frames:
+        """One frame from each of `n` equal stretches of time: the one that is cheapest to decode, with its true time.
+
+        Lossy in time and on purpose so: a stretch that shows a keyframe gives the keyframe. For pictures and other backends the
+        first frame of each stretch. Arguments, result and errors as `frames_at`.
+        """
+        if n < 1:
+            raise MediaError(self._reader.name, f"{n} segments", "Ask for at least one")
+        first, count = self._first, self.metadata.frames
+        if self.index is not None:
+            from .media.decode_plan import cheapest_of_segments
+
+            chosen = cheapest_of_segments(self.index, first, first + count, n) - first
+        else:
+            edges = self.timestamps[0] + (self._end - self.timestamps[0]) * np.arange(n) / n
+            chosen = np.minimum(np.searchsorted(self.timestamps, edges - _SAME_INSTANT, side="left"), count - 1)
+        return self.frames_at(chosen.tolist(), size=size, rotate=rotate, resize=resize)
+
+    def _read(self, places: dict[int, list[int]], pixels: np.ndarray, size: tuple[int, int] | None, rotate: bool) -> int:
+        """Frames of a reader that only yields pictures; returns how many it gave."""
+        if not rotate and self.metadata.rotation:
+            raise MediaError(self._reader.name, "this backend always turns pictures upright", "Use backend='eagle'")
         missing = set(places)
         for number, picture in self._reader.read(sorted(places), size):
-            frames[places[number]] = picture
+            pixels[places[number]] = picture
             missing.discard(number)
         if missing:
             raise MediaError(self._reader.name, f"frame {min(missing) - self._first} could not be decoded", "Re-encode the file")
-        return frames
+        return len(places)
 
     def _number_at(self, second: float) -> int:
         if not self.timestamps[0] - _SAME_INSTANT <= second < self._end:
@@ -160,40 +257,50 @@ class Video:
         return max(int(np.searchsorted(self.timestamps, second + _SAME_INSTANT, side="right")) - 1, 0)
 
 
-def open_video(source: VideoSource, *, start: float | None = None, end: float | None = None, fps: float = 1.0) -> Video:
+def open_video(
+    source: VideoSource,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float = 1.0,
+    index: FrameIndex | str | Path | None = None,
+    backend: str = "eagle",
+    threads: int = 2,
+    truncated: bool = False,
+    budget: float | None = None,
+) -> Video:
     """Open a video and index its frames.
 
     Args:
-        source: path or ``file://`` URL of a video or animation, its bytes, a folder of pictures (natural name order), or a list
-            of pictures as `load_image` takes them.
+        source: path, ``file://`` or ``http(s)://`` URL of a video, animation or PDF, its bytes, a binary file object that can
+            seek, ``archive.tar::member``, a folder or tar archive of pictures (natural name order), or a list of pictures as
+            `load_image` takes them.
         start: seconds from the first displayed frame; frames shown earlier are left out.
         end: seconds; frames that appear at or after it are left out.
-        fps: rate given to a folder or list of pictures; files have their own.
+        fps: rate given to a folder or list of pictures, and to the pages of a PDF; other files have their own.
+        index: of an earlier `Video.index`, or the file that its `save` wrote: opening then reads nothing of the video. It is
+            refused at the first frame when size or modification time of the file have changed.
+        backend: "eagle", or "decord" or "torchcodec" where they are installed.
+        threads: groups of pictures decoded at the same time, each in one thread.
+        truncated: accept a file that was cut off, and give the frames that lie in it whole.
+        budget: seconds that opening, and each later call, may take; checked between packets.
 
     Raises:
         MediaError: missing, truncated or corrupt file, no video stream, or an empty clip. A local file can never make the reader
             open another file or address.
     """
-    from . import stills, video_container
-
     reader: FrameReader
-    if isinstance(source, bytes):
-        name = f"<{len(source)} bytes>"
-        opener = stills.AnimationReader if _is_animation(source[:16]) else video_container.ContainerReader
-        reader = opener(source, name)
-    elif isinstance(source, str | Path):
+    if backend != "eagle":
+        reader = _other_backend(backend, source)
+    elif not isinstance(source, str | Path | bytes) and isinstance(source, Sequence) and not isinstance(source, Mapping):
+        reader = _stills().PictureListReader(list(source), f"<list of {len(source)} pictures>", fps)
+    elif isinstance(source, str | Path) and os.path.isdir(path := local_path(os.fspath(source))):
+        reader = _stills().PictureListReader(_stills().pictures_of(path), path, fps)
+    elif isinstance(source, str | Path) and os.fspath(source).lower().endswith(".tar"):
         path = local_path(os.fspath(source))
-        if os.path.isdir(path):
-            reader = stills.PictureListReader(stills.pictures_of(path), path, fps)
-        else:
-            opener = stills.AnimationReader if _is_animation(_head(path)) else video_container.ContainerReader
-            reader = opener(path, path)
-    elif isinstance(source, Sequence) and not isinstance(source, Mapping):
-        reader = stills.PictureListReader(list(source), f"<list of {len(source)} pictures>", fps)
+        reader = _stills().PictureListReader(_stills().pictures_in_tar(path), path, fps)
     else:
-        raise MediaError(
-            repr(source), f"a {type(source).__name__} is not a video source", "Give a path, bytes or a list of pictures"
-        )
+        reader = _open_file(_byte_source(source), fps, index, threads, truncated, budget)
     try:
         return Video(reader, start, end)
     except BaseException:
@@ -215,10 +322,77 @@ def read_frames(
     start: float | None = None,
     end: float | None = None,
     fps: float = 1.0,
+    threads: int = 2,
 ) -> np.ndarray:
-    """Frames of a video or clip: uint8 ``[n, height, width, 3]``; arguments and errors as `open_video` and `Video.frames_at`."""
-    with open_video(source, start=start, end=end, fps=fps) as video:
-        return video.frames_at(indices, size=size)
+    """Pixels of frames of a video or clip: uint8 ``[n, height, width, 3]``; arguments and errors as `open_video` and
+    `Video.frames_at`, and a MediaError when a frame among them is damaged."""
+    with open_video(source, start=start, end=end, fps=fps, threads=threads) as video:
+        return video.frames_at(indices, size=size).intact()
+
+
+def _byte_source(source: Any) -> ByteSource:
+    from .media.byte_source import FileObjectSource, LocalFileSource, MemorySource, WebSource
+    from .references import parse_reference
+    from .tar_members import MemberSource
+
+    if isinstance(source, bytes):
+        return MemorySource(source, f"<{len(source)} bytes>")
+    if isinstance(source, str | Path):
+        text = os.fspath(source)
+        if text.startswith(("http://", "https://")):
+            return WebSource(text)
+        reference = parse_reference(text)
+        return MemberSource(reference.file, reference.inner) if reference.kind == "tar" else LocalFileSource(local_path(text))
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return FileObjectSource(source)
+    raise MediaError(
+        repr(source),
+        f"a {type(source).__name__} is not a video source",
+        "Give a path, bytes, a file object or a list of pictures",
+    )
+
+
+def _open_file(
+    source: ByteSource,
+    fps: float,
+    index: FrameIndex | str | Path | None,
+    threads: int,
+    truncated: bool,
+    budget: float | None,
+) -> FrameReader:
+    from .media.frame_index import FrameIndex
+    from .media.reader import ContainerReader
+    from .pdf_pages import PdfReader, is_pdf
+
+    try:
+        head = source.read_at(0, 16) if index is None else b""
+        if is_pdf(head) or _is_animation(head):
+            whole = source.path or source.read_at(0, source.size)
+            source.close()
+            return PdfReader(whole, source.name, fps) if is_pdf(head) else _stills().AnimationReader(whole, source.name)
+        if isinstance(index, str | Path):
+            index = FrameIndex.load(index)
+        return ContainerReader(source, index=index, threads=threads, truncated=truncated, budget=budget)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _other_backend(name: str, source: VideoSource) -> FrameReader:
+    if name not in _BACKENDS:
+        raise MediaError(str(source)[:80], f"there is no backend {name!r}", f"Pass one of {', '.join(_BACKENDS)}")
+    label = f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)
+    try:
+        backends = import_module(f"{__package__}.backends")
+        return backends.open(name, source, label)
+    except ImportError as error:
+        raise MediaError(label, f"the backend {name!r} is not installed ({error})", f"pip install {name}") from error
+
+
+def _stills():
+    from . import stills
+
+    return stills
 
 
 def _clip(reader: FrameReader, start: float | None, end: float | None) -> tuple[int, int]:
@@ -241,17 +415,6 @@ def _rate(reader: FrameReader, first: int, stop: int) -> float:
         measured = (stop - first - 1) / float(times[stop - 1] - times[first])
         return reader.rate if reader.rate is not None and abs(reader.rate / measured - 1) < 0.01 else measured
     return reader.rate or 1.0 / float(times[stop] - times[first])
-
-
-def _head(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(16)
-    except FileNotFoundError as error:
-        mend = "Fetch it first and give the file" if "://" in path else "Check the path and the recipe's root"
-        raise MissingMediaError(path, "no such file", mend) from error
-    except OSError as error:
-        raise MediaError(path, f"cannot be read ({error.strerror})", "Check its permissions") from error
 
 
 def _is_animation(head: bytes) -> bool:

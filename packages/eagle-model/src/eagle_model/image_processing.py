@@ -182,6 +182,7 @@ Eagle2_5_VLImageProcessorFast = Eagle2_5_VLImageProcessor
 
 def to_picture(image: Any) -> Image.Image:
     """Any accepted form of an image as RGB: PIL, numpy [h, w, 3] or [3, h, w], torch [3, h, w], path, URL, bytes."""
+    from eagle_data.fetch import Fetch
     from eagle_data.images import load_image
 
     if isinstance(image, torch.Tensor):
@@ -195,7 +196,8 @@ def to_picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image) and image.mode == "RGB" and not image.getexif():
         return image
     if isinstance(image, (str, Path, bytes, Mapping, Image.Image)):
-        return load_image(image)
+        # Whoever writes an address into a message asks for it to be fetched; data files are not trusted so far.
+        return load_image(image, fetch=Fetch())
     raise ValueError(f"an image cannot be made from {type(image).__name__}; give PIL, an array, a path, a URL or bytes")
 
 

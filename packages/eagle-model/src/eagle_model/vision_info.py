@@ -105,4 +105,4 @@ def load_video_item(item: Mapping[str, Any], *, default_fps: float | None = None
         if default_fps is not None and not options.keys() & {"fps", "nframes"}:
             options["fps"] = default_fps
         choice = released_policy(video.metadata.frames, video.metadata.fps, start=start or 0.0, **options)
-        return video.frames_at(choice.indices), choice.fps, list(choice.timestamps)
+        return video.frames_at(choice.indices).intact(), choice.fps, list(choice.timestamps)

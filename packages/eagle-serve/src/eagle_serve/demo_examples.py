@@ -83,7 +83,7 @@ def _preview(media: Media) -> bytes:
         assert isinstance(media.source, bytes)
         with open_video(media.source) as video:
             last = video.metadata.frames - 1
-            pictures = [Image.fromarray(frame) for frame in video.frames_at([last * step // 3 for step in range(4)])]
+            pictures = [Image.fromarray(frame) for frame in video.frames_at([last * step // 3 for step in range(4)]).intact()]
     width, height = _PREVIEW_SIZE
     canvas = Image.new("RGBA", _PREVIEW_SIZE)
     room = width // len(pictures)

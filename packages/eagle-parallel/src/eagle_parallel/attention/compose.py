@@ -25,8 +25,8 @@ from eagle_parallel.plan import Plan
 
 Algorithm = Literal["auto", "gather_kv", "ring"]
 
-# Received bytes for which one more stage of heads pays. On an H200 two stages of one 64K document cost 2 % of the kernels' time (each
-# call ends with idle multiprocessors) where NVLink brings all of its 67 MB in 0.3 ms.
+# Received bytes for which one more stage of heads pays. On an H200 two stages of one 64K document cost 2 % of the kernels' time
+# (each call ends with idle multiprocessors), where NVLink brings all of its 67 MB in 0.3 ms.
 _STAGE_BYTES = 128 * 2**20
 
 

@@ -2,7 +2,7 @@
 
 cuDNN aligns causal masks at the upper left corner, so a segment with more keys than queries takes two calls. On Hopper it is
 nearly twice as fast as the bundled FlashAttention-2; short segments pay one launch and one plan each. CUDA, bfloat16 or float16.
-torch does not ask cuDNN for a deterministic backward pass. Not yet run on a GPU in this form.
+torch does not ask cuDNN for a deterministic backward pass.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from eagle_parallel.kernels.merge import merge_attention
+from eagle_parallel.kernels.fused_merge import merge_into
 from eagle_parallel.kernels.segments import Segments, Span, dense
 from eagle_parallel.kernels.truth import attention_backward, attention_forward
 
@@ -41,10 +41,10 @@ class CudnnKernel:
         lse = q.new_empty((q.shape[1], q.shape[0]), dtype=torch.float32)
         for rows, parts in rectangles(segments):
             found = [self._forward(q[rows], k[keys], v[keys], causal, scale) for keys, causal in parts]
-            merged = found[0]
             if len(found) == 2:
-                merged = merge_attention(found[0][0].float(), found[0][1], found[1][0].float(), found[1][1])
-            out[rows], lse[:, rows] = merged
+                merge_into(out[rows], lse[:, rows], *found[0], *found[1])
+            else:
+                out[rows], lse[:, rows] = found[0]
         return out, lse
 
     def backward(
@@ -58,7 +58,10 @@ class CudnnKernel:
                 grads = self._backward(grad_out[rows], q[rows], k[keys], v[keys], out[rows], lse[:, rows], causal, scale)
                 partial.append(grads[0])
                 dk[keys], dv[keys] = grads[1], grads[2]
-            dq[rows] = partial[0] if len(partial) == 1 else partial[0].float() + partial[1].float()
+            if len(partial) == 2:
+                torch.add(partial[0], partial[1], out=dq[rows])  # computed in float32, rounded once
+            else:
+                dq[rows] = partial[0]
         return dq, dk, dv
 
     def _forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:

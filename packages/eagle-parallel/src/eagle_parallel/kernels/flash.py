@@ -1,7 +1,7 @@
 """torch's bundled FlashAttention-2, called through aten: one varlen call for all segments, causal bottom-right, GQA included.
 
 CUDA, bfloat16 or float16. The aten operators are used because the public wrapper does not take an outside (out, lse) backward.
-Deterministic in the backward pass under `torch.use_deterministic_algorithms(True)`. Not yet run on a GPU in this form.
+Deterministic in the backward pass under `torch.use_deterministic_algorithms(True)`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,274 @@
+"""Where the bytes of a video lie: a file, memory, an open file object or an address, read at any offset.
+
+Promises that `read_at` may be called from several threads, gives fewer bytes than asked only at the end, and never opens anything
+but the one source named. Knows nothing of containers.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from typing import Any, BinaryIO, Protocol
+from urllib import request
+from urllib.parse import urlsplit
+
+from ..errors import MediaError, MissingMediaError
+
+__all__ = ["ByteSource", "FileObjectSource", "LocalFileSource", "MemorySource", "SourceReader", "WebSource"]
+
+_BLOCK = 1 << 18
+_BLOCKS_KEPT = 64
+_TIMEOUT = 30.0
+
+
+class ByteSource(Protocol):
+    """Bytes that can be read at any offset.
+
+    Attributes:
+        name: for errors.
+        size: bytes.
+        mtime_ns: time of the last change, or 0 where there is none; with `size` it tells a stale index.
+        path: of a local file, else None.
+    """
+
+    name: str
+
+    @property
+    def size(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def mtime_ns(self) -> int:
+        """See above."""
+        ...
+
+    @property
+    def path(self) -> str | None:
+        """See above."""
+        ...
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only at the end. Raises MediaError when the medium fails."""
+        ...
+
+    def close(self) -> None:
+        """Release it; calling twice is allowed."""
+        ...
+
+
+class MemorySource:
+    """The bytes of a file that is already in memory."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.name, self.size, self.mtime_ns, self.path = name, len(data), 0, None
+        self._data = data
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `ByteSource`."""
+        return self._data[offset : offset + length]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class LocalFileSource:
+    """A file by its path. The descriptor is opened at the first read, so that a stored index costs no I/O until then."""
+
+    def __init__(self, path: str) -> None:
+        self.name, self.path = path, path
+        self._descriptor: int | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self._stat: os.stat_result | None = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            with self._lock:
+                if self._closed:
+                    raise MediaError(self.name, "the video was closed", "Read frames inside the with block")
+                if self._descriptor is None:
+                    try:
+                        descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+                    except FileNotFoundError as error:
+                        mend = (
+                            "Fetch it first and give the file" if "://" in self.name else "Check the path and the recipe's root"
+                        )
+                        raise MissingMediaError(self.name, "no such file", mend) from error
+                    except (OSError, ValueError) as error:
+                        cause = getattr(error, "strerror", None) or error
+                        raise MediaError(self.name, f"cannot be read ({cause})", "Check its permissions") from error
+                    self._stat = os.fstat(descriptor)
+                    self._descriptor = descriptor
+        return self._descriptor
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        self._open()
+        assert self._stat is not None
+        return self._stat.st_size
+
+    @property
+    def mtime_ns(self) -> int:
+        """When the file was last changed."""
+        self._open()
+        assert self._stat is not None
+        return self._stat.st_mtime_ns
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `ByteSource`."""
+        descriptor = self._descriptor if self._descriptor is not None else self._open()
+        try:
+            data = os.pread(descriptor, length, offset)
+            while 0 < len(data) < length:
+                more = os.pread(descriptor, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except (OSError, OverflowError) as error:
+            cause = getattr(error, "strerror", None) or error
+            raise MediaError(self.name, f"cannot be read at byte {offset} ({cause})", "Check the disk") from error
+        return data
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        with self._lock:
+            self._closed = True
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
+class FileObjectSource:
+    """A binary file object that can seek. It stays the caller's: `close` leaves it open."""
+
+    mtime_ns = 0
+    path = None
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.name = f"<{type(file).__name__} {getattr(file, 'name', '')}>".replace(" >", ">")
+        self._file, self._lock = file, threading.Lock()
+        try:
+            self.size = file.seek(0, io.SEEK_END)
+        except (OSError, ValueError) as error:
+            raise MediaError(self.name, "cannot seek", "Give a path, bytes or a file object that can seek") from error
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `ByteSource`."""
+        with self._lock:
+            try:
+                self._file.seek(offset)
+                data = self._file.read(length)
+                while 0 < len(data) < length:
+                    more = self._file.read(length - len(data))
+                    if not more:
+                        break
+                    data += more
+            except (OSError, ValueError) as error:
+                raise MediaError(self.name, f"cannot be read at byte {offset} ({error})", "Check the file object") from error
+        return data
+
+    def close(self) -> None:
+        """The file object is the caller's to close."""
+
+
+class WebSource:
+    """An http(s) address whose server answers range requests; blocks are kept, so that a table is fetched once."""
+
+    mtime_ns = 0
+    path = None
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        self._blocks: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+        # Only these handlers: a redirect must not be able to turn an address on the web into a local file.
+        self._opener = request.OpenerDirector()
+        for handler in (
+            request.ProxyHandler,
+            request.HTTPHandler,
+            request.HTTPSHandler,
+            request.HTTPDefaultErrorHandler,
+            request.HTTPRedirectHandler,
+            request.HTTPErrorProcessor,
+            request.UnknownHandler,
+        ):
+            self._opener.add_handler(handler())
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise MediaError(url, "is not an http(s) address", "Give a path or an http(s) address")
+        self.size = self._fetch(0)
+
+    def _fetch(self, number: int) -> int:
+        """Keep block `number` and return the size of the whole file."""
+        from http.client import HTTPException
+
+        first = number * _BLOCK
+        headers = {"User-Agent": "eagle-data", "Range": f"bytes={first}-{first + _BLOCK - 1}"}
+        try:
+            with self._opener.open(request.Request(self.name, headers=headers), timeout=_TIMEOUT) as response:
+                total = str(response.headers.get("Content-Range", "")).rpartition("/")[2]
+                if response.status != 206 or not total.isdigit():
+                    raise MediaError(self.name, "its server does not answer range requests", "Fetch it first and give the file")
+                body = response.read(_BLOCK + 1)
+        except (OSError, HTTPException, ValueError) as error:
+            if isinstance(error, MediaError):
+                raise
+            mend = "Check the address, or fetch it first and give the file"
+            raise MediaError(self.name, f"could not be fetched ({error})", mend) from error
+        if len(body) != min(_BLOCK, int(total) - first):
+            raise MediaError(self.name, "its server sent another range than asked", "Fetch it first and give the file")
+        while len(self._blocks) >= _BLOCKS_KEPT:
+            self._blocks.pop(next(iter(self._blocks)))
+        self._blocks[number] = body
+        return int(total)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `ByteSource`."""
+        stop = min(offset + length, self.size)
+        parts = []
+        with self._lock:
+            for number in range(offset // _BLOCK, -(-stop // _BLOCK) if stop > offset else 0):
+                if number not in self._blocks:
+                    self._fetch(number)
+                first = number * _BLOCK
+                parts.append(self._blocks[number][max(offset - first, 0) : stop - first])
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Forget the blocks."""
+        self._blocks.clear()
+
+
+class SourceReader(io.RawIOBase):
+    """A `ByteSource` as a file object with its own position, for readers that want one."""
+
+    def __init__(self, source: ByteSource) -> None:
+        super().__init__()
+        self._source, self._at = source, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from here on."""
+        data = self._source.read_at(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move, as files do."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        self._at = max(base + offset, 0)
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
