@@ -28,8 +28,12 @@ PACKAGES = ("eagle-kernels", "eagle-parallel", "eagle-data", "eagle-model", "eag
 TRANSFORMERS = ("5.17.0", "5.19.0", "5.23.0")
 QUICKSTART = "runs/quickstart/checkpoint-final"
 TEST_TOOLS = ("pytest>=9", "pytest-timeout>=2.4", "hypothesis>=6.150")
-COMPARED_WITH = {"eagle-kernels": ("transformers>=5.17",), "eagle-parallel": ("transformers>=5.17",)}
-"""What the tests of a package measure it against: an extra of the package, not a dependency."""
+COMPARED_WITH = {
+    "eagle-data": ("imageio-ffmpeg>=0.6", "scikit-video>=1.1.11"),
+    "eagle-kernels": ("transformers>=5.17",),
+    "eagle-parallel": ("transformers>=5.17",),
+}
+"""What the tests of a package measure it against, or are made with: not a dependency of the package."""
 NO_TESTS_COLLECTED = 5
 
 

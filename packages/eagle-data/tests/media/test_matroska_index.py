@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from eagle_data.errors import MediaError
 from eagle_data.media.byte_source import LocalFileSource, MemorySource
 from eagle_data.media.matroska_index import read_matroska
 from eagle_data.media.packet_table import UnreadableTable
@@ -80,3 +81,19 @@ def test_mutated_headers_are_read_or_refused(tmp_path: Path, seed: int) -> None:
             assert len(table.pts) == len(table.offset)
             table.as_index()
     assert refused > 0
+
+
+def test_a_hole_in_the_middle_is_refused_unless_what_is_there_will_do(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "hole.mkv", 60, options={"g": "5", "qp": "0"}, container_options={"cluster_size_limit": "3000"})
+    data = bytearray(path.read_bytes())
+    with open_video(bytes(data)) as video:
+        truth = video.frames_at(range(60)).pixels
+    middle = len(data) // 2
+    data[middle : middle + len(data) // 10] = bytes(len(data) // 10)
+    with pytest.raises(MediaError, match=r"has a hole in it: only \d+ of its frames"):
+        open_video(bytes(data))
+    with open_video(bytes(data), truncated=True) as video:
+        assert 30 < video.metadata.frames < 60
+        found = video.frames_at(range(video.metadata.frames))
+    numbers = np.round(found.seconds * 25).astype(int)
+    assert np.array_equal(found.pixels[~found.corrupt], truth[numbers[~found.corrupt]])

@@ -16,7 +16,7 @@ import numpy as np
 from .byte_source import ByteSource, MemorySource
 from .frame_index import NO_TIME, StreamInfo
 from .nal_units import picture_size
-from .packet_table import PacketTable, UnreadableTable
+from .packet_table import DamagedTable, PacketTable, UnreadableTable
 
 __all__ = ["looks_like_matroska", "read_matroska"]
 
@@ -76,12 +76,12 @@ class _Scanner:
         """Identifier, start of the body and length of the element at byte `at`; length -1 means unknown."""
         head = self.bytes_at(at, min(12, self.size - at))
         if not head or not head[0]:
-            raise UnreadableTable("an element has no identifier")
+            raise DamagedTable("an element has no identifier")
         width = 9 - head[0].bit_length()
         if width >= len(head):
             raise CutOff("it ends inside an element")
         if width > 4 or not head[width]:
-            raise UnreadableTable("an element has no length")
+            raise DamagedTable("an element has no length")
         length_width = 9 - head[width].bit_length()
         if width + length_width > len(head):
             raise CutOff("it ends inside an element")
@@ -99,7 +99,7 @@ class _Scanner:
         while at < body + length:
             identifier, start, size = self.element(at)
             if size < 0 or start + size > body + length:
-                raise UnreadableTable("a header element does not fit into its parent")
+                raise DamagedTable("a header element does not fit into its parent")
             found.setdefault(identifier, []).append(self.bytes_at(start, size))
             at = start + size
         return found
@@ -142,7 +142,7 @@ def read_matroska(source: ByteSource) -> tuple[PacketTable, bool]:
                 blocks.cut, at = True, stop
             continue
         if identifier not in _TOP or size < 0:
-            raise UnreadableTable("an element has no known place")
+            raise DamagedTable("an element has no known place")
         if identifier == _INFO:
             info = scanner.children(start, size)
             scale = _number(info, 0x2AD7B1, 1_000_000)
@@ -175,7 +175,7 @@ class _Blocks:
             if endless and identifier in _TOP and identifier not in (0xEC, 0xBF):
                 return at
             if size < 0:
-                raise UnreadableTable("an element in a cluster has no length")
+                raise DamagedTable("an element in a cluster has no length")
             if start + size > scanner.size:
                 self.cut = True
                 return scanner.size
@@ -195,7 +195,7 @@ class _Blocks:
         while at < stop:
             identifier, start, size = scanner.element(at)
             if size < 0 or start + size > stop:
-                raise UnreadableTable("a block does not fit into its group")
+                raise DamagedTable("a block does not fit into its group")
             if identifier == _BLOCK:
                 block = (start, size)
             elif identifier == _DURATION:
@@ -212,7 +212,7 @@ class _Blocks:
         head = scanner.bytes_at(start, min(size, 12))
         width = 9 - head[0].bit_length() if head else 9
         if width > 8 or width + 3 > len(head):
-            raise UnreadableTable("a block is shorter than its header")
+            raise DamagedTable("a block is shorter than its header")
         number = int.from_bytes(head[:width], "big") & (1 << 7 * width) - 1
         pts = time + struct.unpack_from(">h", head, width)[0]
         self.latest = max(self.latest, pts + duration)

@@ -131,6 +131,9 @@ def scan_packets(
     # Matroska has no frame count but declares how long its longest track lasts; half a second allows for muxers' rounding.
     seconds = Fraction(container.duration or 0, 1_000_000) if "matroska" in container.format.name else Fraction(0)
     cut = cut or (declared is not None and declared > source.size) or seconds - media_end > Fraction(1, 2)
+    if cut:
+        # FFmpeg hands out the half of a packet that a cut leaves of it.
+        packets.damaged |= {len(rows) - 1}
     if cut and not truncated:
         packets.close()
         raise cut_off(opened.name, len(rows), None)

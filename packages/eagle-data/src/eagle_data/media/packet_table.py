@@ -13,7 +13,7 @@ import numpy as np
 
 from .frame_index import NO_TIME, FrameIndex, StreamInfo
 
-__all__ = ["PacketTable", "UnreadableTable"]
+__all__ = ["DamagedTable", "PacketTable", "UnreadableTable"]
 
 # Codecs whose every packet is one displayed frame. VP8 hides reference frames, MPEG-4 packs B-frames, MPEG-2 may store fields.
 _FRAME_PER_PACKET = frozenset(["h264", "hevc", "av1", "vp9", "mjpeg", "prores", "ffv1", "png", "rawvideo"])
@@ -21,6 +21,10 @@ _FRAME_PER_PACKET = frozenset(["h264", "hevc", "av1", "vp9", "mjpeg", "prores", 
 
 class UnreadableTable(ValueError):
     """A container table that contradicts itself, or a feature that this package leaves to FFmpeg."""
+
+
+class DamagedTable(UnreadableTable):
+    """A structure that no writer makes: bytes of the file were lost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +60,11 @@ class PacketTable:
         columns = ("pts", "dts", "duration", "keyframe", "size", "offset", "discard")
         return replace(self, **{name: getattr(self, name)[:count] for name in columns})
 
+    def has_gap(self) -> bool:
+        """Whether the times leave a gap of more than one usual distance of pictures."""
+        steps = np.diff(np.sort(self.pts[self.pts != NO_TIME]))
+        return bool(len(steps) and steps.max() > 1.5 * np.median(steps))
+
     def as_index(self) -> FrameIndex | None:
         """The index, or None where packets and displayed frames need not agree."""
         if self.stream.codec not in _FRAME_PER_PACKET or not self.trusted_times or not len(self):
@@ -81,13 +90,13 @@ class PacketTable:
         number gives them a time.
         """
         display = display[~self.discard[display]]
+        if cut and not self.trusted_times:
+            early = int((display - np.arange(len(display))).max())
+            display = display[: max(len(display) - max(early, 0), 1)]
         pts = self.pts[display]
         if (pts != NO_TIME).all() and (np.diff(pts) > 0).all():
             return self._index(display, int(pts[-1] + self.duration[display[-1]]))
         # What is left are FFmpeg's guesses (AVI, raw streams), wrong once B-frames come in; a steady rate is the better one.
-        if cut:
-            early = int((display - np.arange(len(display))).max())
-            display = display[: max(len(display) - max(early, 0), 1)]
         return self._build(display, np.arange(len(display) + 1) / float(self.stream.rate or 25), 0)
 
     def _index(self, display: np.ndarray, end: int) -> FrameIndex:

@@ -23,7 +23,7 @@ from .matroska_index import looks_like_matroska, read_matroska
 from .mp4_boxes import looks_like_mp4
 from .mp4_index import NoVideoTrack, read_mp4
 from .packet_index import OpenStream, cut_off, scan_packets
-from .packet_table import PacketTable, UnreadableTable
+from .packet_table import DamagedTable, PacketTable, UnreadableTable
 from .picture import Matrix, PictureMaker, Resize, display_matrix, is_turned
 from .remux import CopiedPackets, FilePackets, Packets
 
@@ -68,7 +68,7 @@ class ContainerReader:
         self._workers: list[tuple[Decoder, PictureMaker]] = []
         self._first: OpenStream | None = None
         self._matrix: Matrix | None = None
-        self._closed = False
+        self._closed = self._torn = False
         self._fresh = index is None
         try:
             with _Budget(self) as deadline:
@@ -162,13 +162,15 @@ class ContainerReader:
         if table is None:
             self._first = OpenStream(self._source)
             table, self._packets, cut = scan_packets(self._first, self._source, truncated=self._truncated, deadline=deadline)
+            if self._torn and table.has_gap() and not self._truncated:
+                reason = f"has a hole in it: only {len(table)} of its frames are there"
+                raise MediaError(self.name, reason, "Copy the file again, or pass truncated=True for what is there")
             index = table.as_index()
             table = replace(table, stream=self._picture_of(table, self._packets, deadline))
         else:
-            self._packets = FilePackets(self._source, table)
             index = table.as_index()
         if index is None:
-            index = self._count_by_decoding(table, self._packets, deadline, cut=cut)
+            index = self._count_by_decoding(table, self._packets or FilePackets(self._source, table), deadline, cut=cut)
         return replace(index, stream=table.stream, source_size=self._source.size, source_mtime_ns=self._source.mtime_ns)
 
     def _read_tables(self) -> PacketTable | None:
@@ -184,7 +186,8 @@ class ContainerReader:
                 return None
         except NoVideoTrack as error:
             raise MediaError(self.name, str(error), "Give a file with a picture track") from error
-        except UnreadableTable:
+        except UnreadableTable as error:
+            self._torn = isinstance(error, DamagedTable)
             return None
         if not len(table):
             return None

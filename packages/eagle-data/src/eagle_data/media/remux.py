@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Protocol
 
 from .byte_source import ByteSource
@@ -58,32 +58,27 @@ class FilePackets:
     damaged: frozenset[int] = frozenset()
 
     def __init__(self, source: ByteSource, index: FrameIndex | PacketTable) -> None:
-        self._source = source
-        self._places: Sequence[int] = index.offset.tolist()
-        self._sizes: Sequence[int] = index.size.tolist()
+        self._source, self._offset, self._size = source, index.offset, index.size
 
     def data(self, number: int) -> bytes:
         """See `Packets`."""
-        data = self._source.read_at(self._places[number], self._sizes[number])
-        return data if len(data) == self._sizes[number] else b""
+        size = int(self._size[number])
+        data = self._source.read_at(int(self._offset[number]), size)
+        return data if len(data) == size else b""
 
     def run(self, start: int, stop: int) -> Iterator[bytes]:
         """See `Packets`. Packets that lie one behind the other are read together: one system call costs as much as 50 kB."""
-        while start < stop:
-            first = self._places[start]
-            end, after = first + self._sizes[start], start + 1
-            while (
-                after < stop
-                and 0 <= self._places[after] - end <= _GAP
-                and self._places[after] + self._sizes[after] - first <= _RUN
-            ):
-                end, after = self._places[after] + self._sizes[after], after + 1
+        places, sizes = self._offset[start:stop].tolist(), self._size[start:stop].tolist()
+        at, count = 0, len(places)
+        while at < count:
+            first, end, after = places[at], places[at] + sizes[at], at + 1
+            while after < count and 0 <= places[after] - end <= _GAP and places[after] + sizes[after] - first <= _RUN:
+                end, after = places[after] + sizes[after], after + 1
             data = self._source.read_at(first, end - first)
-            for number in range(start, after):
-                at = self._places[number] - first
-                packet = data[at : at + self._sizes[number]]
-                yield packet if len(packet) == self._sizes[number] else b""
-            start = after
+            for place, size in zip(places[at:after], sizes[at:after], strict=True):
+                packet = data[place - first : place - first + size]
+                yield packet if len(packet) == size else b""
+            at = after
 
     def packet(self, number: int, data: bytes) -> Packet:
         """See `Packets`."""

@@ -1,4 +1,4 @@
-"""Triton kernel of `merge.merge_attention`: both parts are read once and the result is written once, where torch makes eight passes.
+"""Triton kernel of `merge.merge_attention`: both parts are read once and the result is written once; torch makes eight passes.
 
 For GPUs, where torch brings triton along; `merge_into` takes torch's way without it. float32 inside, one rounding at the end.
 """
