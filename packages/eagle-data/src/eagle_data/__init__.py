@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eagle_data.errors import EagleDataError, MediaError, MissingMediaError, SampleError
     from eagle_data.fetch import Fetch
     from eagle_data.images import image_bytes, image_size, load_image
+    from eagle_data.isolated import read_frames_isolated
     from eagle_data.lmdb_convert import Conversion, to_lmdb
     from eagle_data.lmdb_exports import from_lmdb
     from eagle_data.lmdb_store import LmdbStore, write_lmdb
@@ -50,6 +51,7 @@ _MODULES = {
     "errors": ("EagleDataError", "MediaError", "MissingMediaError", "SampleError"),
     "fetch": ("Fetch",),
     "images": ("image_bytes", "image_size", "load_image"),
+    "isolated": ("read_frames_isolated",),
     "lmdb_convert": ("Conversion", "to_lmdb"),
     "lmdb_exports": ("from_lmdb",),
     "media.frame_index": ("FrameIndex",),
@@ -137,6 +139,7 @@ __all__ = [
     "probe_video",
     "read_annotations",
     "read_frames",
+    "read_frames_isolated",
     "released_policy",
     "rules_of_checkpoint",
     "take",

@@ -1,7 +1,7 @@
-"""Fetching one picture over http(s), only where the caller allowed it, and never without bounds.
+"""Fetching a body, or a range of one, over http(s), only where the caller allowed it, and never without bounds.
 
-Promises an end in bytes and in seconds for the whole exchange, and that a redirect leads to no local file and to no host that was
-not allowed. Not a download manager: nothing is kept, resumed or tried again.
+Promises an end in bytes and in seconds for every exchange, and that a redirect leads to no local file and to no host that was not
+allowed. Not a download manager: nothing is kept, resumed or tried again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
@@ -18,18 +19,19 @@ from urllib.parse import urlsplit
 
 from .errors import MediaError
 
-__all__ = ["Fetch", "fetch_bytes", "is_address"]
+__all__ = ["Fetch", "allowed", "fetch_bytes", "fetch_range", "is_address"]
 
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Fetch:
-    """Leave to fetch pictures, and its bounds.
+    """Leave to fetch pictures and videos, and its bounds.
 
     Attributes:
-        max_bytes: longest body.
-        seconds: for the whole exchange, name lookup and TLS handshake apart, which have as long again.
+        max_bytes: longest body; of a video, which is fetched by ranges as they are needed, all bytes fetched while it is open.
+        seconds: for the whole exchange (of a video, for each range), name lookup and TLS handshake apart, which have as long
+            again.
         hosts: the only hosts that may be asked, redirects included; None allows every host.
     """
 
@@ -43,21 +45,72 @@ def is_address(text: str) -> bool:
     return text[:8].lower().startswith(("http://", "https://"))
 
 
-def fetch_bytes(url: str, fetch: Fetch | None) -> bytes:
-    """The body behind `url`.
+def allowed(url: str, fetch: Fetch | None) -> Fetch:
+    """The bounds under which `url` may be fetched.
 
     Args:
         url: an http or https address.
         fetch: leave and bounds; None refuses, unless the environment variable ``EAGLE_DATA_FETCH`` is 1 (then the defaults hold).
 
     Raises:
-        MediaError: no leave, host not allowed, any failure of the exchange, too long a body or too long a time.
+        MediaError: no leave, no address, or a host that is not allowed.
     """
     if fetch is None:
         if os.environ.get("EAGLE_DATA_FETCH") != "1":
             mend = "Pass fetch=Fetch() or set EAGLE_DATA_FETCH=1, or fetch it first and give the file"
             raise MediaError(url, "is an address and fetching is off", mend)
         fetch = Fetch()
+    _check_host(url, fetch)
+    return fetch
+
+
+def fetch_bytes(url: str, fetch: Fetch | None) -> bytes:
+    """The body behind `url`; arguments as `allowed`. Raises MediaError: no leave, any failure of the exchange, too long a body or
+    too long a time."""
+    fetch = allowed(url, fetch)
+    with _exchange(url, fetch, {}) as response:
+        body = _body(response, fetch.max_bytes)
+        if len(body) > fetch.max_bytes:
+            mend = "Fetch it first and give the file, or raise max_bytes"
+            raise MediaError(url, f"is larger than {fetch.max_bytes} bytes", mend)
+        left = response.length
+    if left:
+        raise MediaError(url, f"broke off {left} bytes before its end", "Fetch it again")
+    return body
+
+
+def fetch_range(url: str, fetch: Fetch, first: int, length: int, *, spent: int = 0) -> tuple[bytes, int]:
+    """Bytes `first` to ``first + length`` of the body behind `url` (fewer at its end), and how long the whole body is.
+
+    Args:
+        url: an http or https address.
+        fetch: bounds, as `allowed` gave them.
+        first: the first byte.
+        length: bytes, at least 1.
+        spent: bytes fetched before that count towards ``fetch.max_bytes``.
+
+    Raises:
+        MediaError: any failure of the exchange, a server that does not answer ranges or sends another, or a bound is reached.
+    """
+    with _exchange(url, fetch, {"Range": f"bytes={first}-{first + length - 1}"}) as response:
+        span, _, total = str(response.headers.get("Content-Range", "")).partition("/")
+        if response.status != 206 or not (total.isascii() and total.isdigit()):
+            raise MediaError(url, "its server does not answer range requests", "Fetch it first and give the file")
+        expected = min(length, int(total) - first)
+        if span != f"bytes {first}-{first + expected - 1}":
+            raise MediaError(url, "its server sent another range than asked", "Fetch it first and give the file")
+        if spent + expected > fetch.max_bytes:
+            mend = "Fetch it first and give the file, or raise max_bytes"
+            raise MediaError(url, f"took more than {fetch.max_bytes} bytes", mend)
+        body = _body(response, expected)
+    if len(body) != expected:
+        raise MediaError(url, "its server sent another range than asked", "Fetch it first and give the file")
+    return body, int(total)
+
+
+@contextmanager
+def _exchange(url: str, fetch: Fetch, headers: dict[str, str]) -> Iterator[Any]:
+    """A response to be read within the time allowed. Failures, also of reading it, become MediaErrors."""
     _check_host(url, fetch)
     sockets: list[socket.socket] = []
     # Only these handlers: a redirect must not be able to turn an address on the web into a local file.
@@ -78,12 +131,9 @@ def fetch_bytes(url: str, fetch: Fetch | None) -> bytes:
     timer.daemon = True
     timer.start()
     try:
-        asked = request.Request(url, headers={"User-Agent": "eagle-data"})
+        asked = request.Request(url, headers={"User-Agent": "eagle-data", **headers})
         with opener.open(asked, timeout=fetch.seconds) as response:
-            body = bytearray()
-            while len(body) <= fetch.max_bytes and (chunk := response.read(_CHUNK)):
-                body += chunk
-            left = response.length
+            yield response
     except MediaError:
         raise
     except (OSError, HTTPException, ValueError, AttributeError) as error:  # AttributeError: a TLS socket that the timer closed
@@ -91,12 +141,15 @@ def fetch_bytes(url: str, fetch: Fetch | None) -> bytes:
         raise MediaError(url, reason, "Check the address, or fetch it first and give the file") from error
     finally:
         timer.cancel()
-    if len(body) > fetch.max_bytes:
-        raise MediaError(url, f"is larger than {fetch.max_bytes} bytes", "Fetch it first and give the file, or raise max_bytes")
     if ended.is_set():
         raise MediaError(url, f"took longer than {fetch.seconds:g} s", "Fetch it first and give the file, or raise seconds")
-    if left:
-        raise MediaError(url, f"broke off {left} bytes before its end", "Fetch it again")
+
+
+def _body(response: Any, longest: int) -> bytes:
+    """The body, or its first bytes, more than `longest`, when it is longer."""
+    body = bytearray()
+    while len(body) <= longest and (chunk := response.read(_CHUNK)):
+        body += chunk
     return bytes(body)
 
 

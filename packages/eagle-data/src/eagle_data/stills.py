@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import MediaError
+from .fetch import Fetch
 from .images import ImageSource, image_size, load_image, source_name
 from .tar_members import member_names
 
@@ -67,7 +68,7 @@ class PictureListReader:
 
     rotation = 0
 
-    def __init__(self, pictures: Sequence[ImageSource], name: str, fps: float) -> None:
+    def __init__(self, pictures: Sequence[ImageSource], name: str, fps: float, fetch: Fetch | None = None) -> None:
         if not pictures:
             raise MediaError(name, "holds no pictures", f"Give at least one of {', '.join(_EXTENSIONS)}")
         if not fps > 0:
@@ -75,13 +76,13 @@ class PictureListReader:
         self.name = name
         self.rate: float | None = float(fps)
         self.times = np.arange(len(pictures) + 1) / fps
-        self._pictures = pictures
-        self.width, self.height = image_size(pictures[0])
+        self._pictures, self._fetch = pictures, fetch
+        self.width, self.height = image_size(pictures[0], fetch=fetch)
 
     def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the wanted pictures in order; see `video.FrameReader`."""
         for number in wanted:
-            picture = load_image(self._pictures[number])
+            picture = load_image(self._pictures[number], fetch=self._fetch)
             if size is None and picture.size != (self.width, self.height):
                 raise MediaError(
                     source_name(self._pictures[number]),

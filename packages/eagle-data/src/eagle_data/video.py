@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, runtime_ch
 import numpy as np
 
 from .errors import MediaError
+from .fetch import Fetch, is_address
 from .images import ImageSource, local_path
 
 if TYPE_CHECKING:
@@ -268,6 +269,7 @@ def open_video(
     threads: int = 2,
     truncated: bool = False,
     budget: float | None = None,
+    fetch: Fetch | None = None,
 ) -> Video:
     """Open a video and index its frames.
 
@@ -284,6 +286,8 @@ def open_video(
         threads: groups of pictures decoded at the same time, each in one thread.
         truncated: accept a file that was cut off, and give the frames that lie in it whole.
         budget: seconds that opening, and each later call, may take; checked between packets.
+        fetch: leave to fetch http(s) addresses (also those of pictures in a list), and its bounds; without it they are refused,
+            unless ``EAGLE_DATA_FETCH`` is 1. A video is fetched by ranges. Other backends fetch nothing.
 
     Raises:
         MediaError: missing, truncated or corrupt file, no video stream, or an empty clip. A local file can never make the reader
@@ -293,14 +297,14 @@ def open_video(
     if backend != "eagle":
         reader = _other_backend(backend, source)
     elif not isinstance(source, str | Path | bytes) and isinstance(source, Sequence) and not isinstance(source, Mapping):
-        reader = _stills().PictureListReader(list(source), f"<list of {len(source)} pictures>", fps)
+        reader = _stills().PictureListReader(list(source), f"<list of {len(source)} pictures>", fps, fetch)
     elif isinstance(source, str | Path) and os.path.isdir(path := local_path(os.fspath(source))):
         reader = _stills().PictureListReader(_stills().pictures_of(path), path, fps)
     elif isinstance(source, str | Path) and os.fspath(source).lower().endswith(".tar"):
         path = local_path(os.fspath(source))
         reader = _stills().PictureListReader(_stills().pictures_in_tar(path), path, fps)
     else:
-        reader = _open_file(_byte_source(source), fps, index, threads, truncated, budget)
+        reader = _open_file(_byte_source(source, fetch), fps, index, threads, truncated, budget)
     try:
         return Video(reader, start, end)
     except BaseException:
@@ -308,9 +312,16 @@ def open_video(
         raise
 
 
-def probe_video(source: VideoSource, *, start: float | None = None, end: float | None = None, fps: float = 1.0) -> VideoMetadata:
+def probe_video(
+    source: VideoSource,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float = 1.0,
+    fetch: Fetch | None = None,
+) -> VideoMetadata:
     """What a video or clip holds, with the exact number of displayed frames; arguments and errors as `open_video`."""
-    with open_video(source, start=start, end=end, fps=fps) as video:
+    with open_video(source, start=start, end=end, fps=fps, fetch=fetch) as video:
         return video.metadata
 
 
@@ -323,15 +334,17 @@ def read_frames(
     end: float | None = None,
     fps: float = 1.0,
     threads: int = 2,
+    fetch: Fetch | None = None,
 ) -> np.ndarray:
     """Pixels of frames of a video or clip: uint8 ``[n, height, width, 3]``; arguments and errors as `open_video` and
     `Video.frames_at`, and a MediaError when a frame among them is damaged."""
-    with open_video(source, start=start, end=end, fps=fps, threads=threads) as video:
+    with open_video(source, start=start, end=end, fps=fps, threads=threads, fetch=fetch) as video:
         return video.frames_at(indices, size=size).intact()
 
 
-def _byte_source(source: Any) -> ByteSource:
-    from .media.byte_source import FileObjectSource, LocalFileSource, MemorySource, WebSource
+def _byte_source(source: Any, fetch: Fetch | None) -> ByteSource:
+    from .media.byte_source import FileObjectSource, LocalFileSource, MemorySource
+    from .media.web_source import WebSource
     from .references import parse_reference
     from .tar_members import MemberSource
 
@@ -339,8 +352,8 @@ def _byte_source(source: Any) -> ByteSource:
         return MemorySource(source, f"<{len(source)} bytes>")
     if isinstance(source, str | Path):
         text = os.fspath(source)
-        if text.startswith(("http://", "https://")):
-            return WebSource(text)
+        if is_address(text):
+            return WebSource(text, fetch)
         reference = parse_reference(text)
         return MemberSource(reference.file, reference.inner) if reference.kind == "tar" else LocalFileSource(local_path(text))
     if hasattr(source, "read") and hasattr(source, "seek"):

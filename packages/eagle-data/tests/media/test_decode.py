@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -218,48 +214,6 @@ def test_a_damaged_index_is_an_error_or_an_index(clip: Path, place: int, value: 
 
 
 # sources ------------------------------------------------------------------------------------------------------------------------
-
-
-class Files(BaseHTTPRequestHandler):
-    """Serves the files of one folder, with ranges unless told not to."""
-
-    ranges = True
-
-    def __init__(self, folder: Path, *arguments: Any) -> None:
-        self.folder = folder
-        super().__init__(*arguments)
-
-    def do_GET(self) -> None:
-        data = (self.folder / self.path[1:].partition("?")[0]).read_bytes()
-        if "whole" in self.path:
-            self.send_response(200)
-        else:
-            first, last = (int(value) for value in self.headers["Range"].removeprefix("bytes=").split("-"))
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{min(last, len(data) - 1)}/{len(data)}")
-            data = data[first : last + 1]
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Be quiet."""
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, folder))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_an_address_is_read_by_ranges(clip: Path, address: str) -> None:
-    assert np.array_equal(read_frames(f"{address}/clip.mp4", [3, 41]), read_frames(clip, [3, 41]))
-    with pytest.raises(MediaError, match="does not answer range requests"):
-        open_video(f"{address}/clip.mp4?whole")
 
 
 def test_a_file_object_is_read_where_it_lies_and_stays_open(folder: Path) -> None:

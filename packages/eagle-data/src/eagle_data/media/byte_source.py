@@ -1,4 +1,4 @@
-"""Where the bytes of a video lie: a file, memory, an open file object or an address, read at any offset.
+"""Where the bytes of a video lie: a file, memory or an open file object, read at any offset. (An address: `web_source`.)
 
 Promises that `read_at` may be called from several threads, gives fewer bytes than asked only at the end, and never opens anything
 but the one source named. Knows nothing of containers.
@@ -10,16 +10,10 @@ import io
 import os
 import threading
 from typing import Any, BinaryIO, Protocol
-from urllib import request
-from urllib.parse import urlsplit
 
 from ..errors import MediaError, MissingMediaError
 
-__all__ = ["ByteSource", "FileObjectSource", "LocalFileSource", "MemorySource", "SourceReader", "WebSource"]
-
-_BLOCK = 1 << 18
-_BLOCKS_KEPT = 64
-_TIMEOUT = 30.0
+__all__ = ["ByteSource", "FileObjectSource", "LocalFileSource", "MemorySource", "SourceReader"]
 
 
 class ByteSource(Protocol):
@@ -172,73 +166,6 @@ class FileObjectSource:
 
     def close(self) -> None:
         """The file object is the caller's to close."""
-
-
-class WebSource:
-    """An http(s) address whose server answers range requests; blocks are kept, so that a table is fetched once."""
-
-    mtime_ns = 0
-    path = None
-
-    def __init__(self, url: str) -> None:
-        self.name = url
-        self._blocks: dict[int, bytes] = {}
-        self._lock = threading.Lock()
-        # Only these handlers: a redirect must not be able to turn an address on the web into a local file.
-        self._opener = request.OpenerDirector()
-        for handler in (
-            request.ProxyHandler,
-            request.HTTPHandler,
-            request.HTTPSHandler,
-            request.HTTPDefaultErrorHandler,
-            request.HTTPRedirectHandler,
-            request.HTTPErrorProcessor,
-            request.UnknownHandler,
-        ):
-            self._opener.add_handler(handler())
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise MediaError(url, "is not an http(s) address", "Give a path or an http(s) address")
-        self.size = self._fetch(0)
-
-    def _fetch(self, number: int) -> int:
-        """Keep block `number` and return the size of the whole file."""
-        from http.client import HTTPException
-
-        first = number * _BLOCK
-        headers = {"User-Agent": "eagle-data", "Range": f"bytes={first}-{first + _BLOCK - 1}"}
-        try:
-            with self._opener.open(request.Request(self.name, headers=headers), timeout=_TIMEOUT) as response:
-                total = str(response.headers.get("Content-Range", "")).rpartition("/")[2]
-                if response.status != 206 or not total.isdigit():
-                    raise MediaError(self.name, "its server does not answer range requests", "Fetch it first and give the file")
-                body = response.read(_BLOCK + 1)
-        except (OSError, HTTPException, ValueError) as error:
-            if isinstance(error, MediaError):
-                raise
-            mend = "Check the address, or fetch it first and give the file"
-            raise MediaError(self.name, f"could not be fetched ({error})", mend) from error
-        if len(body) != min(_BLOCK, int(total) - first):
-            raise MediaError(self.name, "its server sent another range than asked", "Fetch it first and give the file")
-        while len(self._blocks) >= _BLOCKS_KEPT:
-            self._blocks.pop(next(iter(self._blocks)))
-        self._blocks[number] = body
-        return int(total)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """See `ByteSource`."""
-        stop = min(offset + length, self.size)
-        parts = []
-        with self._lock:
-            for number in range(offset // _BLOCK, -(-stop // _BLOCK) if stop > offset else 0):
-                if number not in self._blocks:
-                    self._fetch(number)
-                first = number * _BLOCK
-                parts.append(self._blocks[number][max(offset - first, 0) : stop - first])
-        return b"".join(parts)
-
-    def close(self) -> None:
-        """Forget the blocks."""
-        self._blocks.clear()
 
 
 class SourceReader(io.RawIOBase):
