@@ -90,7 +90,7 @@ def micro_batches(mesh, step, dtype):
     """Two packs for each optimiser step: (batch of this rank's tokens, attention), and the step's normaliser."""
     found = []
     for borders in PACKS[2 * mesh.dp_rank : 2 * mesh.dp_rank + 2]:
-        plan = make_plan(borders, mesh)
+        plan = make_plan(borders, mesh, layout="zigzag")
         local = shard_batch(batch_of(borders, step, dtype), plan, mesh.cp_rank)
         found.append((local, lambda q, k, v, plan=plan: cp_attention(q, k, v, plan, mesh)))
     return found, global_normaliser([float(local["loss_weight"].sum()) for local, _ in found], mesh)

@@ -227,7 +227,7 @@ def test_auto_without_the_cost_model_is_zigzag_and_says_so(monkeypatch):
 
 
 def test_what_is_derived_from_a_plan_is_built_once_and_does_not_travel_with_it():
-    plan = make_plan([0, 5, 10], 2)
+    plan = make_plan([0, 5, 10], 2, layout="zigzag")
     built = []
     assert [plan.derived("key", lambda: built.append(1) or "value") for _ in range(2)] == ["value", "value"]
     assert built == [1]

@@ -105,7 +105,7 @@ def step_on_ranks(cp, ulysses, cases, algorithm: Any = "auto"):
             # The name that the installed transformers wants.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        plan = make_plan(borders(PACKS[packs[mesh.dp_rank]]), mesh)
+        plan = make_plan(borders(PACKS[packs[mesh.dp_rank]]), mesh, layout="zigzag")
         whole = batch_of(PACKS[packs[mesh.dp_rank]], square_root, mesh.dp_rank)
         local = shard_batch(whole, plan, mesh.cp_rank)
         normaliser = global_normaliser(float(local["loss_weight"].sum()), mesh)

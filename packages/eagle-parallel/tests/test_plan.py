@@ -34,7 +34,7 @@ def test_every_token_is_owned_once_and_shares_differ_by_at_most_one(lengths, rin
 @settings(deadline=None, max_examples=100)
 @given(lengths=documents, ranks=rings)
 def test_zigzag_work_stays_within_two_pairs_a_token_of_the_mean(lengths, ranks):
-    plan = make_plan(_borders(lengths), ranks)
+    plan = make_plan(_borders(lengths), ranks, layout="zigzag")
     work = [plan.causal_work(rank) for rank in range(ranks)]
     total = sum(length * (length + 1) // 2 for length in lengths)
     assert sum(work) == total
@@ -44,13 +44,13 @@ def test_zigzag_work_stays_within_two_pairs_a_token_of_the_mean(lengths, ranks):
 @settings(deadline=None, max_examples=30)
 @given(chunk=st.integers(1, 20), ranks=rings)
 def test_zigzag_work_is_exactly_equal_when_the_chunks_are(chunk, ranks):
-    plan = make_plan([0, 2 * ranks * chunk], ranks)
+    plan = make_plan([0, 2 * ranks * chunk], ranks, layout="zigzag")
     assert len({plan.causal_work(rank) for rank in range(ranks)}) == 1
 
 
 def test_zigzag_deals_mirrored_chunks_and_contiguous_runs():
     """Appendix A.7: rank r holds chunks r and 2W - 1 - r of 2W."""
-    zigzag = make_plan([0, 16], 4)
+    zigzag = make_plan([0, 16], 4, layout="zigzag")
     assert [zigzag.local_index(rank).tolist() for rank in range(4)] == [
         [0, 1, 14, 15], [2, 3, 12, 13], [4, 5, 10, 11], [6, 7, 8, 9],
     ]  # fmt: skip
@@ -65,11 +65,27 @@ def test_contiguous_work_grows_with_the_rank_as_one_three_five_seven():
 
 
 def test_ulysses_ranks_split_the_share_of_their_ring_rank_in_order():
-    ring = make_plan([0, 40, 57], 2)
-    both = make_plan([0, 40, 57], (2, 3))
+    ring = make_plan([0, 40, 57], 2, layout="zigzag")
+    both = make_plan([0, 40, 57], (2, 3), layout="zigzag")
     for rank in range(2):
         parts = [both.local_index(3 * rank + inner) for inner in range(3)]
         assert torch.equal(torch.cat(parts), ring.local_index(rank))
+
+
+def test_the_cost_model_chooses_the_layout_unless_one_is_asked_for():
+    long, short = make_plan([0, 65536], 2), make_plan(_borders([300] * 64), 2)
+    assert (long.layout, short.layout) == ("zigzag", "balanced")
+    assert "predicted" in long.why
+    assert "predicted" in short.why
+    assert make_plan(_borders([300] * 64), 2, layout="zigzag").why == "asked for"
+
+
+@settings(deadline=None, max_examples=50)
+@given(lengths=documents, ring=rings, ulysses=st.integers(1, 4))
+def test_the_default_plan_owns_every_token_once_on_any_mesh(lengths, ring, ulysses):
+    plan = make_plan(_borders(lengths), (ring, ulysses))
+    owned = torch.cat([plan.local_index(rank) for rank in range(plan.cp)])
+    assert sorted(owned.tolist()) == list(range(sum(lengths)))
 
 
 def test_a_plan_is_a_value_that_does_not_depend_on_how_the_borders_came():

@@ -27,7 +27,7 @@ def _tiny_step(world_mesh, packs, weights):
     local_sums, shards = [], []
     for step in range(2):
         borders, ids = packs[2 * mesh.dp_rank + step]
-        plan = make_plan(borders, mesh)
+        plan = make_plan(borders, mesh, layout="zigzag")
         batch = {
             "input_ids": ids[None],
             "shift_labels": ids.roll(-1)[None],
@@ -73,7 +73,7 @@ def training_on_rank():
     mesh = init_mesh(cp=world)
     whole = global_normaliser(7.0, mesh, group="dp")
     rows = torch.arange(10, dtype=torch.float64)[:, None].repeat(1, 2)
-    plan = make_plan((0, 3, 10), mesh)
+    plan = make_plan((0, 3, 10), mesh, layout="zigzag")
     local = shard_batch({"x": rows.clone()}, plan, mesh.cp_rank, token_dims={"x": 0})["x"].requires_grad_()
     joined = gather(local, plan, mesh)
     (joined * rows).sum().backward()

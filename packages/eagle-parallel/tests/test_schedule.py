@@ -156,14 +156,14 @@ def test_whole_documents_move_nothing_and_copy_nothing():
 
 
 def test_schedules_are_made_once_for_a_plan_and_device():
-    plan = make_plan([0, 40], 2)
+    plan = make_plan([0, 40], 2, layout="zigzag")
     assert gather_schedule(plan, 0, CPU) is gather_schedule(plan, 0, CPU)
     assert gather_schedule(plan, 0, CPU) is not gather_schedule(plan, 1, CPU)
 
 
 def test_one_document_over_two_ranks_sends_the_later_rank_three_quarters():
     """Rank 0 of a zigzag needs all keys, rank 1 those before its tail's end: half, and the head of the other half."""
-    schedules = [gather_schedule(make_plan([0, 400], 2), rank, CPU) for rank in range(2)]
+    schedules = [gather_schedule(make_plan([0, 400], 2, layout="zigzag"), rank, CPU) for rank in range(2)]
     assert [schedule.received for schedule in schedules] == [(0, 200), (100, 0)]
     assert [schedule.segments.key_lengths for schedule in schedules] == [(100, 400), (300,)]
 

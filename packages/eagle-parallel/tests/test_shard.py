@@ -28,7 +28,7 @@ def _batch(tokens, supervised):
 def test_shares_put_back_in_plan_order_are_the_batch(lengths, ranks, seed):
     tokens = sum(lengths)
     supervised = torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) < 0.4
-    batch, plan = _batch(tokens, supervised), make_plan([0, *accumulate(lengths)], ranks)
+    batch, plan = _batch(tokens, supervised), make_plan([0, *accumulate(lengths)], ranks, layout="zigzag")
     shards = [shard_batch(batch, plan, rank) for rank in range(ranks)]
     order = torch.cat([plan.local_index(rank) for rank in range(ranks)]).argsort()
     for key, dim in (("input_ids", -1), ("position_ids", -1), ("shift_labels", -1), ("loss_weight", -1), ("inputs_embeds", -2)):

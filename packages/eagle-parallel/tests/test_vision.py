@@ -126,7 +126,11 @@ def loading_on_rank():
     mesh, found = init_mesh(cp=dist.get_world_size()), {}
     for name in PACKS:
         borders, batch, pixels, counts = _pack(name)
-        plan, vision, model = make_plan(borders, mesh), make_vision_plan(batch["input_ids"] == IMAGE, counts, mesh), _toy()
+        plan, vision, model = (
+            make_plan(borders, mesh, layout="zigzag"),
+            make_vision_plan(batch["input_ids"] == IMAGE, counts, mesh),
+            _toy(),
+        )
         read = [unit for unit in range(len(counts)) if vision.loads(unit, mesh.cp_rank)]
         features = model.encode(torch.stack([pixels[unit] for unit in read]) if read else dummy_unit(pixels))
         rows = [unit[: counts[number]] for unit, number in zip(features, read, strict=False)]
@@ -149,7 +153,7 @@ def collectives_on_rank():
     try:
         for name in ("none", "fewer than ranks", "many"):
             borders, batch, _, counts = _pack(name)
-            plan, vision = make_plan(borders, mesh), make_vision_plan(batch["input_ids"] == IMAGE, counts, mesh)
+            plan, vision = make_plan(borders, mesh, layout="zigzag"), make_vision_plan(batch["input_ids"] == IMAGE, counts, mesh)
             rows = torch.randn(max(1, vision.own_tokens(mesh.cp_rank)), 2, dtype=torch.float64, requires_grad=True)
             hidden = scatter_vision(torch.zeros(plan.local_tokens(mesh.cp_rank), 2).double(), rows, vision, plan, mesh)
             hidden.sum().backward()

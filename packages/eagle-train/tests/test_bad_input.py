@@ -85,6 +85,27 @@ def test_bad_samples_are_counted_with_file_line_and_reason_and_every_good_one_is
     assert all(f"train.jsonl:{line}" in page for line in REASONS)
 
 
+def test_two_ranks_drop_what_one_of_them_cannot_read_and_report_it_as_one_process_does(
+    folder: Path, toy_folder: Path, run: Callable[..., str]
+):
+    """Each rank decodes its own tiles only, so that each meets other broken files; the first rank writes of all of them."""
+    (folder / "my.yaml").write_text(
+        f"name: mine\ndata: {{datasets: {{mine: {{annotation: train.jsonl, root: media}}}}, verify: false, min_frames: 2}}\n"
+        f"model: {{path: {toy_folder}}}\nengine: {{device: cpu, threads: 1}}\n"
+        "stages: [{name: only, context_length: 256, epochs: 1, lr: 1e-3}]\n"
+    )
+    reports = []
+    for ranks in (1, 2):
+        run(load_recipe(str(folder / "my.yaml"), [f"run_dir={folder / f'run-{ranks}'}", f"parallel.cp={ranks}"]))
+        report = json.loads((folder / f"run-{ranks}" / "report.json").read_text())
+        reports.append({name: report[name] for name in ("samples", "rejects")} | {"stages": report["stages"]})
+    one, two = reports
+    assert one["samples"]["rejected"] == len(REASONS)
+    assert two["samples"] == one["samples"]
+    assert two["rejects"] == one["rejects"]
+    assert [stage["tokens"] for stage in two["stages"]] == [stage["tokens"] for stage in one["stages"]]
+
+
 def test_data_without_one_good_sample_end_in_a_clear_error(folder: Path, toy_folder: Path, run: Callable[..., str]):
     (folder / "train.jsonl").write_text("nonsense\n")
     (folder / "my.yaml").write_text(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -20,6 +23,8 @@ from eagle_train.launch import result, starts_ranks
 from eagle_train.ranks import device_of
 from eagle_train.recipe import Recipe
 from eagle_train.recipe_files import dump_recipe, load_recipe
+
+launch_module = importlib.import_module("eagle_train.launch")
 
 
 def losses(folder: Path) -> list[float]:
@@ -47,7 +52,7 @@ def start(file: Path, when: Path | None = None, act: Callable[[psutil.Process], 
     return process.returncode, output
 
 
-def test_a_run_on_two_ranks_goes_the_way_of_one_process_through_a_killed_rank_and_ctrl_c(
+def test_a_run_on_two_ranks_goes_the_way_of_one_process_through_a_killed_rank(
     tmp_path: Path, quick_recipe: Callable[..., Recipe], finished: Path, stable: Callable[[Path], dict[str, Any]]
 ):
     folder, file = tmp_path / "a run", tmp_path / "recipe.yaml"
@@ -59,11 +64,6 @@ def test_a_run_on_two_ranks_goes_the_way_of_one_process_through_a_killed_rank_an
     assert "error: rank 1 of 2 was killed by SIGKILL" in output
     assert "Traceback" not in output
 
-    code, output = start(file, checkpoints, lambda launcher: launcher.send_signal(signal.SIGINT))
-    assert code == 130, output
-    assert "Stopped." in output
-    assert "Traceback" not in output
-
     code, output = start(file)
     assert code == 0, output
     assert "going on after step" in output
@@ -73,6 +73,53 @@ def test_a_run_on_two_ranks_goes_the_way_of_one_process_through_a_killed_rank_an
     assert report["samples"] == alone["samples"]
     assert [stage["tokens"] for stage in report["stages"]] == [stage["tokens"] for stage in alone["stages"]]
     assert list(folder.rglob("*.part")) == []
+
+
+STUB = """
+import json, os, signal, sys, time
+rank, folder, told = int(sys.argv[1]), sys.argv[2], []
+def leave(number, frame):
+    told.append(number)
+    kind = "KeyboardInterrupt" if len(told) > 1 else "Interrupted"
+    if kind == "Interrupted" and sys.argv[3] == "busy":
+        return
+    with open(os.path.join(folder, f"outcome-{rank}.json"), "w") as file:
+        json.dump({"kind": kind, "message": "", "time": rank}, file)
+    os._exit(130)
+signal.signal(signal.SIGINT, leave)
+open(os.path.join(folder, f"ready-{rank}"), "w").close()
+time.sleep(60)
+"""
+"""A rank that does nothing but end as a real one does: after its step at the first Ctrl-C, at once at the second."""
+
+
+@pytest.mark.parametrize(("pace", "presses", "error"), [("idle", 1, Interrupted), ("busy", 2, KeyboardInterrupt)])
+def test_ctrl_c_reaches_every_rank_and_ends_the_command_as_it_ends_one_process(
+    monkeypatch: pytest.MonkeyPatch, pace: str, presses: int, error: type[BaseException]
+):
+    ranks: list[subprocess.Popen[bytes]] = []
+
+    def stub(folder: Path, rank: int, world: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", STUB, str(rank), str(folder), pace]
+        ranks.append(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+        while not (folder / f"ready-{rank}").exists():
+            assert ranks[-1].poll() is None
+            time.sleep(0.01)
+        if rank == world - 1:
+            Thread(target=press).start()
+        return ranks[-1]
+
+    def press() -> None:
+        for _ in range(presses):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(launch_module, "_start", stub)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(error):
+        launch_module.launch(load_recipe("quickstart", ["parallel.cp=2"]))
+    assert [process.poll() for process in ranks] == [130, 130]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ranks_end_when_the_command_that_started_them_is_killed(tmp_path: Path, quick_recipe: Callable[..., Recipe]):

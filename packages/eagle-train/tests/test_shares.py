@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import eagle_kernels
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from eagle_data.collate import Batch, LoadedSample, collate
+from eagle_data.loader import Pack
 from eagle_model import Eagle2_5_VLConfig, Eagle2_5_VLForConditionalGeneration
 from eagle_parallel import Mesh, global_normaliser, init_mesh, normalise_loss
 from eagle_parallel.testing import run_ranks
@@ -18,9 +20,10 @@ from eagle_train.engine import LocalEngine, set_trainable
 from eagle_train.errors import TrainingError
 from eagle_train.ranks import Ranks, sums
 from eagle_train.recipe import Stage
-from eagle_train.shares import check_same_samples, model_inputs
+from eagle_train.shares import Share, check_same_samples, model_inputs, readable, tile_choice
 
 WORLDS = (1, 2, 3)
+ALL = ("vision_model", "mlp1", "language_model")
 CONTEXT, TILE, EACH = 7, 16, 4
 # For each pack its samples as (text tokens before, tiles, text tokens after).
 PACKS = {
@@ -69,7 +72,7 @@ def model() -> Any:
     return built.train()
 
 
-def pack(name: str, *, dummy_tile: bool = False) -> Batch:
+def samples_of(name: str) -> list[LoadedSample]:
     rng = np.random.default_rng(len(name))
     samples = []
     for number, (before, tiles, after) in enumerate(PACKS[name]):
@@ -77,7 +80,35 @@ def pack(name: str, *, dummy_tile: bool = False) -> Batch:
         labels = np.concatenate([np.full(before + tiles * EACH, -100), ids[before + tiles * EACH :]])
         pixels = rng.normal(size=(tiles, 3, TILE, TILE)).astype(np.float32)
         samples.append(LoadedSample(ids.astype(np.int32), labels.astype(np.int32), pixels, f"{name}:{number}"))
-    return collate(samples, tile_size=TILE, weighting="sqrt_sample", dummy_tile=dummy_tile)
+    return samples
+
+
+def pack(name: str) -> Batch:
+    return collate(samples_of(name), tile_size=TILE, weighting="sqrt_sample")
+
+
+def share(
+    name: str, mesh: Mesh, config: Any, *, dummy_tile: bool = False, lost: str = "", lost_on: int = 0
+) -> tuple[Share, Pack]:
+    """The pack as a loader with `tile_choice` hands it to this rank, `lost` unreadable on one; and what was made of it."""
+    samples: Any = samples_of(name)
+    chosen = tile_choice(mesh, config)
+    failures: list[tuple[str, str]] = []
+    loaded, first = [], 0
+    for sample in samples:
+        wanted = list(range(len(sample.pixels)))
+        if chosen is not None:
+            own = chosen(samples)
+            wanted = [tile for tile in wanted if own(first + tile)]
+        first += len(sample.pixels)
+        if sample.where == lost and wanted and mesh.cp_rank == lost_on:
+            failures.append((sample.where, f"torn on rank {mesh.cp_rank}"))
+            if chosen is None:
+                continue
+        loaded.append(replace(sample, pixels=sample.pixels[wanted]))
+    pack, owners = readable(Pack(tuple(loaded), tuple(failures), 0), mesh, config)
+    batch = collate(pack.samples, tile_size=TILE, weighting="sqrt_sample", dummy_tile=dummy_tile)
+    return Share(batch, owners), pack
 
 
 def refusal(batches: list[Batch], mesh: Mesh) -> str:
@@ -92,15 +123,17 @@ def step_on_rank() -> dict[str, Any]:
     world = dist.get_world_size()
     mesh = init_mesh(cp=world)
     results: dict[str, Any] = {}
-    for case, trainable in [(name, ("vision_model", "mlp1", "language_model")) for name in PACKS] + [("no tile", ("mlp1",))]:
+    cases = [(name, ALL, "") for name in PACKS]
+    for case, trainable, lost in [*cases, ("no tile", ("mlp1",), ""), ("many tiles", ALL, "many tiles:0")]:
         net = model()
         trained = set_trainable(net, trainable, unused=net.unused_parameter_names())
         if world > 1:
             eagle_parallel.hf.apply(net, mesh)
         engine = LocalEngine(trained, Stage(name="s", context_length=64, steps=1), mesh)
-        batch = pack(case, dummy_tile=len(trainable) == 1)
+        mine, kept = share(case, mesh, net.config, dummy_tile=len(trainable) == 1, lost=lost, lost_on=world - 1)
+        batch = mine.batch
         normaliser = global_normaliser(float(batch.loss_weight.sum(dtype="float64")), mesh, group="dp")
-        loss = net(**model_inputs(batch, mesh, net.config, torch.device("cpu")), use_cache=False).loss
+        loss = net(**model_inputs(mine, mesh, net.config, torch.device("cpu")), use_cache=False).loss
         engine.backward(normalise_loss(loss, normaliser, averaged_over=world))
         total = sums((float(loss.detach()) / normaliser,), mesh)[0]
         grads = {name: None if p.grad is None else p.grad.clone() for name, p in trained}
@@ -109,7 +142,9 @@ def step_on_rank() -> dict[str, Any]:
             if grad is not None and world > 1:
                 dist.all_reduce(grad)
         grads = {name: None if grad is None else grad / world for name, grad in grads.items()}
-        results[f"{case} {len(trainable)}"] = total, norm, grads, {name: p.detach() for name, p in trained}
+        name = f"{case} {len(trainable)}{' lost' if lost else ''}"
+        results[name] = total, norm, grads, {name: p.detach() for name, p in trained}
+        results[f"{name} read"] = len(batch.pixel_values), mine.owners, kept.failures, [s.where for s in kept.samples]
     results["samples"] = refusal([pack("one tile")], mesh), refusal([pack("one tile" if mesh.rank else "no tile")], mesh)
     ranks = Ranks(dist.get_rank() == 0, dist.group.WORLD if world > 1 else None)
     results["agreed"] = ranks.agree(dist.get_rank()), ranks.agree("word" if ranks.first else None)
@@ -122,7 +157,7 @@ def steps() -> dict[int, list[Any]]:
 
 
 @pytest.mark.parametrize("world", WORLDS[1:])
-@pytest.mark.parametrize("case", [f"{name} 3" for name in PACKS] + ["no tile 1"])
+@pytest.mark.parametrize("case", [*(f"{name} 3" for name in PACKS), "no tile 1", "many tiles 3 lost"])
 def test_a_step_over_ranks_is_that_of_one_process(steps: dict[int, list[Any]], world: int, case: str):
     loss, norm, grads, after = steps[1][0][case]
     largest = max(float(grad.abs().max()) for grad in grads.values() if grad is not None)
@@ -136,6 +171,27 @@ def test_a_step_over_ranks_is_that_of_one_process(steps: dict[int, list[Any]], w
                 bound = 1e-12 * max(float(expected.abs().max()), 1e-3 * largest)
                 assert float((found[name] - expected).abs().max()) <= bound, name
         assert all(torch.equal(weights[name], steps[world][0][case][3][name]) for name in after), "weights have parted"
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_every_tile_is_read_by_one_rank(steps: dict[int, list[Any]], world: int):
+    for name, samples in PACKS.items():
+        found = [rank[f"{name} 3 read"] for rank in steps[world]]
+        owners = found[0][1]
+        assert len(owners) == sum(tiles for _, tiles, _ in samples)
+        for number, (pixels, told, failures, _) in enumerate(found):
+            assert told == owners
+            assert pixels == owners.count(number)
+            assert failures == ()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_sample_that_one_rank_cannot_read_is_dropped_by_all_with_its_reason(steps: dict[int, list[Any]], world: int):
+    for rank in steps[world]:
+        _, owners, failures, samples = rank["many tiles 3 lost read"]
+        assert failures == (("many tiles:0", f"torn on rank {world - 1}"),)
+        assert samples == ["many tiles:1", "many tiles:2"]
+        assert len(owners) == (1 if world > 1 else 0)
 
 
 def test_the_first_rank_decides(steps: dict[int, list[Any]]):

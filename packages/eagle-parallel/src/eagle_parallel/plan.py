@@ -111,7 +111,7 @@ def make_plan(
     cu_seqlens: Sequence[int] | Tensor,
     mesh: Mesh | int | tuple[int, int],
     model_shape: ModelShape | None = None,
-    layout: Layout | Literal["auto"] = "zigzag",
+    layout: Layout | Literal["auto"] = "auto",
 ) -> Plan:
     """Decide who owns which tokens of a pack. Any document length, no padding, no divisibility rule.
 
@@ -124,10 +124,10 @@ def make_plan(
             empty document). A tensor on an accelerator is refused: reading it would wait for the device.
         mesh: a Mesh, or the number of context-parallel ranks, or the pair (cp_ring, cp_ulysses).
         model_shape: checked against the tensors given to `cp_attention`, where present.
-        layout: "zigzag" (every document over all ring ranks), "balanced" (documents whole on one ring rank wherever that keeps
-            work within about 1 % of the mean, a few long ones zigzagged; where none is cut, tokens are within 1 % as well),
-            "contiguous" (the baseline: one run of the pack each), or "auto" (the cost model of `eagle_parallel.planner`
-            chooses; `plan.why` says what and why).
+        layout: "auto" (the cost model of `eagle_parallel.planner` chooses from the lengths; `plan.why` says what and why),
+            "zigzag" (every document over all ring ranks), "balanced" (documents whole on one ring rank wherever that keeps work
+            within about 1 % of the mean, a few long ones zigzagged; where none is cut, tokens are within 1 % as well), or
+            "contiguous" (the baseline: one run of the pack each).
 
     Returns:
         The plan, equal on every rank that passes equal arguments.

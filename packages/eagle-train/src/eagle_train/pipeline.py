@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from eagle_train.recipe import Recipe
 from eagle_train.recipe_files import dump_recipe
 from eagle_train.report import write_report
 from eagle_train.run_folder import RunFolder
+from eagle_train.shares import tile_choice
 from eagle_train.stage_data import StageData, find_datasets, visual_rules
 from eagle_train.starting_point import build_start, load_start
 from eagle_train.surroundings import quiet_transformers, reproducible
@@ -122,7 +124,7 @@ class Run:
         trainer = Trainer(
             recipe,
             model,
-            data.loader,
+            partial(data.loader, load=tile_choice(mesh, model.config)),
             tile_size=data.rules.tile_size,
             mesh=mesh,
             device=device,

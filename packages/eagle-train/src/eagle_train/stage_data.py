@@ -17,7 +17,7 @@ from typing import Any
 
 from eagle_data.ads import VisualRules
 from eagle_data.dialect import get_dialect
-from eagle_data.loader import PackLoader, Source
+from eagle_data.loader import PackLoader, Source, TileChoice
 from eagle_data.prepare import DatasetReport, prepare
 from eagle_data.prepared import PreparedDataset
 from eagle_data.recipe import DatasetEntry, load_data_recipe
@@ -136,8 +136,11 @@ class StageData:
             digest.update((self._prepared / name / "done.json").read_bytes())
         return digest.hexdigest()
 
-    def loader(self, number: int) -> PackLoader:
-        """Packs of stage `number`, counted over pretraining and stages; RecipeError where no sample fits it."""
+    def loader(self, number: int, load: TileChoice | None = None) -> PackLoader:
+        """Packs of stage `number`, counted over pretraining and stages; RecipeError where no sample fits it.
+
+        `load` chooses the tiles to decode, as of `PackLoader`; all of them when None.
+        """
         stage = self.stages[number]
         sources = []
         for name in stage.datasets or self._entries:
@@ -154,6 +157,7 @@ class StageData:
                 max_tiles=stage.max_tiles_per_pack,
                 use_thumbnail=self.rules.use_thumbnail,
                 prefetch=self.recipe.engine.prefetch,
+                load=load,
             )
             loader.epoch_packs(0)  # kept by the loader; a sample that no pack can hold shows here
             return loader

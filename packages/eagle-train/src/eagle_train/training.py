@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from eagle_data.collate import Batch, collate
-from eagle_data.loader import PackLoader
+from eagle_data.collate import collate
+from eagle_data.loader import Pack, PackLoader
 from eagle_parallel import Mesh, global_normaliser, normalise_loss
 
 from eagle_train.checkpoints import list_checkpoints, load_state, load_weights, save_checkpoint
@@ -30,7 +30,7 @@ from eagle_train.errors import CheckpointError, Interrupted, TrainingError
 from eagle_train.ranks import sums
 from eagle_train.recipe import Recipe, Stage
 from eagle_train.schedule import learning_rate
-from eagle_train.shares import check_same_samples, model_inputs
+from eagle_train.shares import Share, check_same_samples, model_inputs, readable
 
 Phase = Callable[[str, int, int], AbstractContextManager[Bar]]
 
@@ -65,7 +65,8 @@ class Trainer:
 
     `make_loader(number)` gives the data of stage `number`, counted over pretraining and stages; `data_digest` names
     the state of that data, so that a resumed run can notice a change. `on_checkpoint` is called after each one. With a
-    mesh of several ranks the model's attention must be eagle-parallel's, and every rank calls the same methods.
+    mesh of several ranks the model's attention must be eagle-parallel's, the loaders must have `shares.tile_choice`, and every
+    rank calls the same methods.
     """
 
     def __init__(
@@ -164,13 +165,13 @@ class Trainer:
         meter = _Meter()
         with phase(f"{stage.name} ({stage.context_length} tokens)", total, progress.steps) as bar:
             while progress.steps < total:
-                batches = [self._next_batch(packs, stage, progress, dummy_tile) for _ in range(stage.packs_per_step)]
+                shares = [self._next_share(packs, stage, progress, dummy_tile) for _ in range(stage.packs_per_step)]
                 lr = learning_rate(progress.steps, steps=total, peak=stage.lr, warmup=stage.warmup, floor=stage.lr_floor)
-                loss, norm = self._step(engine, batches, lr, stage)
+                loss, norm = self._step(engine, shares, lr, stage)
                 progress.steps += 1
                 progress.losses.append(loss)
                 self.global_step += 1
-                rate = meter.add(sum(batch.tokens for batch in batches))
+                rate = meter.add(sum(share.batch.tokens for share in shares))
                 if self._first:
                     for name, value in (("loss", loss), ("lr", lr), ("grad_norm", norm), ("tokens_per_second", rate)):
                         events.add_scalar(f"{stage.name}/{name}", value, self.global_step)
@@ -182,9 +183,9 @@ class Trainer:
                 if stop:
                     raise Interrupted
 
-    def _next_batch(self, packs: Iterator[Any], stage: Stage, progress: StageProgress, dummy_tile: bool) -> Batch:
+    def _next_share(self, packs: Iterator[Pack], stage: Stage, progress: StageProgress, dummy_tile: bool) -> Share:
         for _ in range(_EMPTY_PACKS):
-            pack = next(packs)
+            pack, owners = readable(next(packs), self._mesh, self.model.config)
             progress.packs += 1
             progress.failures.extend(failure for failure in pack.failures if failure not in progress.failures)
             if pack.samples:
@@ -198,23 +199,23 @@ class Trainer:
                 progress.tokens += batch.tokens
                 progress.supervised += len(batch.loss_rows)
                 progress.samples += len(pack.samples)
-                return batch
+                return Share(batch, owners)
         where, reason = progress.failures[-1]
         raise TrainingError(
             f"stage {stage.name!r}: {_EMPTY_PACKS} packs in a row held no sample that could be loaded; "
             f"the last was {where}: {reason}"
         )
 
-    def _step(self, engine: Engine, batches: Sequence[Batch], lr: float, stage: Stage) -> tuple[float, float]:
-        """One optimiser step over `batches`; returns the loss (mean over the step's weights) and the gradient norm."""
-        check_same_samples(batches, self._mesh)
+    def _step(self, engine: Engine, shares: Sequence[Share], lr: float, stage: Stage) -> tuple[float, float]:
+        """One optimiser step over `shares`; returns the loss (mean over the step's weights) and the gradient norm."""
+        check_same_samples([share.batch for share in shares], self._mesh)
         # Each step draws from a generator of its own (dropout), so that a resumed run draws the same.
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
-        weights = [float(batch.loss_weight.sum(dtype="float64")) for batch in batches]
+        weights = [float(share.batch.loss_weight.sum(dtype="float64")) for share in shares]
         normaliser = global_normaliser(weights, self._mesh, group="dp")
         total = 0.0
-        for batch in batches:
-            inputs = model_inputs(batch, self._mesh, self.model.config, self._device)
+        for share in shares:
+            inputs = model_inputs(share, self._mesh, self.model.config, self._device)
             loss = normalise_loss(self.model(**inputs, use_cache=False).loss, normaliser, averaged_over=self._mesh.world)
             engine.backward(loss)
             total += float(loss.detach()) / self._mesh.world

@@ -22,12 +22,9 @@ from eagle_parallel.kernels.truth import check_heads
 from eagle_parallel.layout import HeadShare, deal_heads
 from eagle_parallel.mesh import Mesh
 from eagle_parallel.plan import Plan
+from eagle_parallel.planner.stages import stage_count
 
 Algorithm = Literal["auto", "gather_kv", "ring"]
-
-# Received bytes for which one more stage of heads pays. On an H200 two stages of one 64K document cost 2 % of the kernels' time
-# (each call ends with idle multiprocessors), where NVLink brings all of its 67 MB in 0.3 ms.
-_STAGE_BYTES = 128 * 2**20
 
 
 def cp_attention(
@@ -111,4 +108,4 @@ def _stage_count(schedule: GatherSchedule, shares: tuple[HeadShare, ...], q: Ten
     most = max(1, min(share.kv_heads for share in shares))
     widest = max(share.kv_heads for share in shares)
     received = 2 * schedule.widest * widest * q.shape[2] * q.element_size()
-    return min(most, asked or max(1, received // _STAGE_BYTES))
+    return min(most, asked) if asked else stage_count(received, most)

@@ -11,13 +11,22 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, Protocol
 
-from eagle_parallel.planner.hardware import FLASH, Cluster, Kernel
+from eagle_parallel.planner.hardware import FLASH, Call, Cluster, Kernel
 from eagle_parallel.planner.load import TILE_OVERHEAD, RankLoad
+from eagle_parallel.planner.stages import stage_count
 
 Algorithm = Literal["gather_kv", "ring"]
 ALGORITHMS: tuple[Algorithm, ...] = ("gather_kv", "ring")
 _BYTES = 2  # bf16, on the wire as well
 _MERGE_LAUNCHES = 4  # element-wise kernels after a ring step (assumed)
+# Two figures solved from a fine-tuning pack whose documents all stay whole, and from the same pack with all of them cut
+# (calibration.json, both at ed6bdbe). What a direction of ours takes beside the kernel, launches in the first place:
+_OWN_CALL = 1.0e-4
+# Reads and writes of a packed row of K and V, forward and backward, as if at full bandwidth: copies through an index, and sums in
+# float32, reach a small part of it. Since then rows are copied less; until that is measured, cut packs are priced too high.
+_INDEXED_PASSES = 25
+_PLAIN_PASSES = 3  # where few documents mean few runs of rows: into segment order twice, dK and dV summed once
+_FEW_DOCUMENTS = 4
 
 
 class Heads(Protocol):
@@ -33,10 +42,11 @@ class Heads(Protocol):
 
 @dataclass(frozen=True)
 class HeadShare:
-    """Heads of the busiest Ulysses rank: query heads that it attends with, KV heads that it must hold."""
+    """Heads of the busiest Ulysses rank: query heads that it attends with, KV heads that it must hold; fewest_kv of any rank."""
 
     query: int
     kv: int
+    fewest_kv: int
 
 
 @lru_cache(maxsize=1024)
@@ -44,8 +54,8 @@ def head_share(query_heads: int, kv_heads: int, ulysses: int) -> HeadShare:
     """Query heads dealt as runs as even as possible, KV heads copied to every rank whose queries read them."""
     group = query_heads // kv_heads
     borders = [query_heads * rank // ulysses for rank in range(ulysses + 1)]
-    kv = max((high - 1) // group - low // group + 1 for low, high in pairwise(borders) if high > low)
-    return HeadShare(-(-query_heads // ulysses), kv)
+    kv = [(high - 1) // group - low // group + 1 if high > low else 0 for low, high in pairwise(borders)]
+    return HeadShare(-(-query_heads // ulysses), max(kv), min(kv))
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class AttentionTime:
 
     forward, backward: all of it. kernel_forward, kernel_backward: the attention kernel alone. exposed_ring, exposed_ulysses:
     wire time of one forward and backward that nothing hides; exposed_ring_forward is the first's part of forward. copies: moving
-    rows in memory, of one forward and backward. head_groups: into how many the gather is cut.
+    rows in memory and launches around the kernel, of one forward and backward. head_groups: into how many the gather is cut.
     """
 
     forward: float
@@ -143,25 +153,26 @@ def attention_time(
         outward = cluster.seconds("all_to_all", local * row * share.query, ulysses)
         exposed_ulysses = 2 * (inward + outward)
         copies += 4 * 2 * moved.ulysses_forward / device.memory_bandwidth  # packed and unpacked, read + written, both directions
-    calls = 0 if kernel.varlen else documents - 1
-    extra = calls * device.launch
+    extra = 0.0 if kernel.varlen else (documents - 1) * device.launch
+    own = 2 * _OWN_CALL if ring * ulysses > 1 else 0.0
+    if load.moved_tokens and ring > 1:
+        extra += kernel.splitting(load.cut_documents, load.query_rows, share.query, shape.head_dim, device)
     if ring == 1 or load.moved_tokens == 0:
         forward = _kernel(kernel, load, share.query, shape, cluster, backward=False) + extra
         backward = _kernel(kernel, load, share.query, shape, cluster, backward=True) + extra
         timing = (forward, backward, forward, backward, 1)
     elif algorithm == "gather_kv":
-        kept_rows = (load.moved_tokens + local * ulysses) * row * 2 * share.kv
-        copies += 3 * 2 * kept_rows / device.memory_bandwidth  # rows into segment order twice, dK and dV summed by owner once
-        timing = min(
-            (_gathered(kernel, load, share, groups, shape, ring, ulysses, cluster, extra) for groups in _divisors(share.kv)),
-            key=lambda found: found[0] + found[1],
-        )
+        passes = _PLAIN_PASSES if documents <= _FEW_DOCUMENTS else _INDEXED_PASSES
+        copies += passes * 2 * load.key_rows * row * 2 * share.kv / device.memory_bandwidth
+        groups = stage_count(moved.ring_forward, share.fewest_kv)
+        timing = _gathered(kernel, load, share, groups, shape, ring, ulysses, cluster, extra)
     else:
         # Every further step merges in fp32 (read, written, the part read: 10 bytes): out forward, dq and dk, dv backward.
         merged = local * ulysses * shape.head_dim * 2 * (share.query + share.kv)
         copies += (ring - 1) * merged * 10 / device.memory_bandwidth
         timing = _rotated(kernel, load, share, shape, ring, ulysses, cluster, extra)
     forward, backward, kernel_forward, kernel_backward, groups = timing
+    copies += own
     half = (exposed_ulysses + copies) / 2
     return AttentionTime(
         forward + half,
@@ -177,7 +188,8 @@ def attention_time(
 
 
 def _kernel(kernel: Kernel, load: RankLoad, heads: int, shape: Heads, cluster: Cluster, *, backward: bool) -> float:
-    return kernel.seconds(load.pairs, load.longest, heads, shape.head_dim, cluster.device, backward=backward)
+    call = Call(load.pairs, load.longest, load.query_rows, load.key_rows, heads, shape.head_dim)
+    return kernel.seconds(call, cluster.device, backward=backward)
 
 
 def _gathered(
@@ -221,7 +233,9 @@ def _rotated(
     hop = cluster.seconds("send_receive", each, ring, ulysses)
     hop_twice = cluster.seconds("send_receive", 2 * each, ring, ulysses)
     again = TILE_OVERHEAD * load.query_rows
-    step = replace(load, pairs=load.pairs / ring + again, longest=-(-load.longest // ring))
+    step = replace(
+        load, pairs=load.pairs / ring + again, longest=-(-load.longest // ring), key_rows=load.query_rows, cut_documents=0
+    )
     extra += _MERGE_LAUNCHES * cluster.device.launch
     forward = _kernel(kernel, step, share.query, shape, cluster, backward=False) + extra
     backward = _kernel(kernel, step, share.query, shape, cluster, backward=True) + extra
@@ -232,8 +246,3 @@ def _rotated(
         ring * backward,
         1,
     )
-
-
-@lru_cache(maxsize=64)
-def _divisors(number: int) -> tuple[int, ...]:
-    return tuple(divisor for divisor in range(1, number + 1) if number % divisor == 0)

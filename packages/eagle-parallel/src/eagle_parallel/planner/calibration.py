@@ -1,7 +1,8 @@
 """The planner's own error: every measured point that ships with the package beside what the model says of it.
 
-Points that a constant was solved from are marked `fitted` and prove nothing; the others were not used. What has no point here, in
-the first place everything over more than one GPU but the links themselves, is extrapolation.
+Points that a constant was solved from are marked `fitted` and prove nothing; the others were not used for constants, though the
+form of the model was chosen with all of them in view. What has no point here, in the first place everything over more than one
+GPU but the links themselves, is extrapolation.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from eagle_parallel.planner.attention import Algorithm, Heads, attention_time
-from eagle_parallel.planner.hardware import H200, KERNELS, MIB, NVLINK, Cluster, Kernel, Link
+from eagle_parallel.planner.hardware import H200, KERNELS, MIB, NVLINK, Call, Cluster, Kernel, Link
 from eagle_parallel.planner.load import LayoutName, rank_load, tiled_pairs
 from eagle_parallel.planner.memory import RESERVED, peak_memory
 from eagle_parallel.planner.model import MODELS
@@ -56,14 +57,16 @@ def summary() -> str:
     """Hardware, date, and the median and largest error on points that no constant was solved from, as sentences."""
     source, found = calibration(), [comparison for comparison in comparisons() if not comparison.fitted]
     told = []
-    for kind in ("attention", "head", "link", "vision", "step", "memory", "retention"):
+    for kind in ("attention", "call", "rank", "head", "link", "vision", "step", "memory", "retention"):
         errors = [abs(comparison.error) for comparison in found if comparison.what.startswith(kind)]
         if errors:
             told.append(f"{kind} {median(errors):.1%} (worst {max(errors):.1%}, {len(errors)} points)")
+    later = source["later"]
     return (
-        f"Rates were measured on {source['hardware']}, {source['date']}. Median error on points that were not fitted: "
-        f"{', '.join(told)}. Assumed, not measured: InfiniBand, latencies, attention over documents under 8192 tokens, the "
-        "optimiser. Nothing that spans several GPUs has been validated beyond the links between two."
+        f"Rates were measured on {source['hardware']}, {source['date']}, calls on whole packs and what one rank of two does but "
+        f"the wire on one of these GPUs, {later['date']} ({later['commit'][:7]}). Median error on points that were not fitted: "
+        f"{', '.join(told)}. Assumed, not measured: InfiniBand, latencies, the optimiser, more than two ranks. Nothing that "
+        "spans several GPUs has been validated beyond the links between two."
     )
 
 
@@ -71,7 +74,8 @@ def _attention(point: dict[str, Any]) -> Comparison:
     kernel, queries, keys = KERNELS[point["kernel"]], point["queries"], point["keys"]
     backward = point["direction"] == "backward"
     first = keys - queries
-    seconds = kernel.seconds(tiled_pairs(first, queries), keys, _HEADS, _HEAD_DIM, H200, backward=backward)
+    call = Call(tiled_pairs(first, queries), keys, queries, keys, _HEADS, _HEAD_DIM)
+    seconds = kernel.seconds(call, H200, backward=backward)
     pairs = queries * first + queries * queries / 2
     operations = (10 if backward else 4) * _HEAD_DIM * _HEADS * pairs
     what = f"attention {point['kernel']} {point['direction']}, {queries} queries, {keys} keys"
@@ -118,6 +122,39 @@ def _vision(point: dict[str, Any]) -> Comparison:
     return Comparison(what, point["seconds"], predicted, "s", point["fitted"])
 
 
+def _call(point: dict[str, Any]) -> Comparison:
+    """The bare kernel on a whole pack, forward and backward; cuDNN takes it document by document."""
+    what = f"call {point['kernel']}, {_pack(point['lengths'])}"
+    return Comparison(what, point["ms"], _milliseconds(point, 1, 1, "zigzag", "gather_kv"), "ms", point["fitted"])
+
+
+def _rank(point: dict[str, Any]) -> Comparison:
+    """What the busier of two ranks does in forward and backward, everything but the wire."""
+    mesh = (point["cp_ring"], point["cp_ulysses"], point["layout"], point["algorithm"])
+    what = f"rank {point['kernel']}, {_pack(point['lengths'])}, ring {mesh[0]} ulysses {mesh[1]} {mesh[2]} {mesh[3]}"
+    return Comparison(what, point["ms"], _milliseconds(point, *mesh), "ms", point["fitted"])
+
+
+def _pack(lengths: Sequence[int]) -> str:
+    return f"{sum(lengths)} tokens in {len(lengths)} documents up to {max(lengths)}"
+
+
+def _milliseconds(point: dict[str, Any], ring: int, ulysses: int, layout: LayoutName, algorithm: Algorithm) -> float:
+    lengths = point["lengths"]
+    found = attention_time(
+        MODELS["qwen2.5-7b"],
+        rank_load(lengths, ring, layout),
+        sum(lengths),
+        ring,
+        ulysses,
+        Cluster(),
+        kernel=KERNELS[point["kernel"]],
+        algorithm=algorithm,
+        documents=len(lengths),
+    )
+    return (found.total - found.exposed_ring - found.exposed_ulysses) * 1e3
+
+
 def _retention(point: dict[str, Any]) -> Comparison:
     """T(1 GPU) / (P T(P GPUs)) of one layer's attention, forward and backward, in the mesh that the point names."""
     ring, ulysses = point["cp_ring"], point["cp_ulysses"]
@@ -158,6 +195,8 @@ def retention(
 
 
 _COMPARE = {
+    "call": _call,
+    "rank": _rank,
     "retention": _retention,
     "vision": _vision,
     "attention": _attention,

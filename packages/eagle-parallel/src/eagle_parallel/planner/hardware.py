@@ -21,47 +21,82 @@ TILE = 128  # rows of queries that one block of an attention kernel computes (Fl
 class KernelRate:
     """One direction of an attention kernel: `flops` once the GPU is full, `tail` of the longest tile spent draining it.
 
-    Two figures explain how the measured rate grows from 8K to 32K tokens: time = (work + tail x longest tile on every
-    multiprocessor) / flops. They were solved from those two points, so the error on them is zero by construction.
+    time = (work + tail x longest tile on every multiprocessor) / flops + rows moved / bandwidth. The last term follows from what
+    the algorithm reads and writes for a row of queries and of keys, in bytes for each query head and unit of head_dim; the first
+    two figures were solved from one document of 8K and of 32K tokens, so the error on these is zero by construction.
     """
 
     flops: float
     tail: float
+    query_bytes: float
+    key_bytes: float
 
-    def seconds(self, pairs: float, longest: int, heads: int, head_dim: int, operations: float, device: Device) -> float:
-        """Time of one call over `heads` heads.
+    def seconds(self, call: Call, operations: float, device: Device) -> float:
+        """Time of one call; `operations` are the floating-point operations of a pair for each unit of head_dim."""
+        drained = self.tail * TILE * call.longest * device.multiprocessors
+        worked = (call.pairs * call.heads + drained) * operations * call.head_dim / self.flops
+        moved = (call.queries * self.query_bytes + call.keys * self.key_bytes) * call.heads * call.head_dim
+        return worked + moved / device.memory_bandwidth + device.launch
 
-        Args:
-            pairs: (query, key) pairs of one head, rounded up to tiles, as `RankLoad.pairs`.
-            longest: keys that the longest query tile visits.
-            heads: query heads of the call.
-            head_dim: of one head.
-            operations: floating-point operations of a pair for each unit of head_dim: 4 forward, 10 backward.
-            device: for its multiprocessors and launch time.
-        """
-        drained = self.tail * TILE * longest * device.multiprocessors
-        return (pairs * heads + drained) * operations * head_dim / self.flops + device.launch
+
+@dataclass(frozen=True)
+class Call:
+    """What a kernel is asked for, over `heads` query heads of `head_dim`.
+
+    pairs: (query, key) pairs of one head, rounded up to tiles, as `RankLoad.pairs`. longest: keys that the longest query tile
+    visits. queries, keys: rows, a key row once for every run of queries that sees it.
+    """
+
+    pairs: float
+    longest: int
+    queries: float
+    keys: float
+    heads: int
+    head_dim: int
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """An attention kernel: forward and backward rates and whether one call takes a whole pack of documents."""
+    """An attention kernel: forward and backward rates and whether one call takes a whole pack of documents.
+
+    One that is not varlen (cuDNN) computes queries that see earlier keys as two calls: `split_call` seconds for each further
+    call of a direction, and `split_bytes` for each unit of a query row that is then joined.
+    """
 
     name: str
     forward: KernelRate
     backward: KernelRate
     varlen: bool
+    split_call: float = 0.0
+    split_bytes: float = 0.0
 
-    def seconds(self, pairs: float, longest: int, heads: int, head_dim: int, device: Device, *, backward: bool) -> float:
+    def seconds(self, call: Call, device: Device, *, backward: bool) -> float:
         """Time of one call; backward counts 2.5 forwards of operations (five matrix products instead of two)."""
         rate, operations = (self.backward, 10.0) if backward else (self.forward, 4.0)
-        return rate.seconds(pairs, longest, heads, head_dim, operations, device)
+        return rate.seconds(call, operations, device)
 
+    def splitting(self, documents: float, queries: float, heads: int, head_dim: int, device: Device) -> float:
+        """What cut documents add to one direction: two more calls for each (a rank has its head and tail), and the joins."""
+        joined = queries * heads * head_dim * self.split_bytes / device.memory_bandwidth
+        return 2 * documents * self.split_call + joined
+
+
+# Bytes of bf16 that a FlashAttention-2 pass moves: forward reads q and writes out; backward reads out and its gradient twice
+# over, clears, converts and writes dq (fp32 on the way: 4 + 4 + 2), and writes and sums dk and dv for every query head.
+_FORWARD_BYTES, _BACKWARD_BYTES = (4.0, 0.0), (18.0, 8.0)
 
 # H200, torch 2.11, causal, 28/4 heads of 128: 8192 and 32768 tokens (calibration.json), solved for (flops, tail); see
-# tests/planner/test_calibration.py. TFLOP/s there: flash varlen 311/341 and 282/321, cuDNN 553/591 and 478/522.
-FLASH = Kernel("flash", KernelRate(351.9e12, 0.652), KernelRate(336.4e12, 1.085), varlen=True)
-CUDNN = Kernel("cudnn", KernelRate(603.7e12, 0.359), KernelRate(538.2e12, 0.624), varlen=False)
+# tests/planner/test_calibration.py. TFLOP/s there: flash varlen 311/341 and 282/321, cuDNN 553/591 and 478/522. What cuDNN's
+# splits cost was solved from two ranks' times (`rank` points of calibration.json that are marked as fitted).
+FLASH = Kernel("flash", KernelRate(351.9e12, 0.515, *_FORWARD_BYTES), KernelRate(336.4e12, 0.746, *_BACKWARD_BYTES), varlen=True)
+CUDNN = Kernel(
+    "cudnn",
+    KernelRate(603.7e12, 0.125, *_FORWARD_BYTES),
+    KernelRate(538.2e12, 0.081, *_BACKWARD_BYTES),
+    varlen=False,
+    split_call=1.5e-4,
+    split_bytes=36.0,
+)
 KERNELS: Mapping[str, Kernel] = MappingProxyType({"flash": FLASH, "cudnn": CUDNN})
 
 

@@ -30,6 +30,8 @@ class RankLoad:
     moved_tokens: tokens of other ranks whose K and V the rank needs.
     short_rows: share of the pack's tokens that lie in chunks shorter than a tile because their document was cut.
     query_rows: mean query rows of a rank, no tile rounding.
+    key_rows: key rows of its kernel call; a rank with head and tail of a document passes the keys of both.
+    cut_documents: documents of which the rank has a part.
     """
 
     layout: LayoutName
@@ -40,6 +42,8 @@ class RankLoad:
     moved_tokens: float
     short_rows: float
     query_rows: float
+    key_rows: float
+    cut_documents: int
 
     @property
     def imbalance(self) -> float:
@@ -91,7 +95,18 @@ def _zigzag(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
             pairs += tiles * (length - chunk + 2 * TILE_OVERHEAD + TILE * (tiles - 1)) + 2 * chunk
     share, tokens = work / 2 / ring, sum(lengths)
     moved = tokens * (ring - 1) / ring
-    return RankLoad(layout, TILE * pairs, share, share, max(lengths, default=0), moved, short / max(1, tokens), tokens / ring)
+    return RankLoad(
+        layout,
+        TILE * pairs,
+        share,
+        share,
+        max(lengths, default=0),
+        moved,
+        short / max(1, tokens),
+        tokens / ring,
+        tokens * (1 + 1 / (2 * ring)),  # a head of (r + 1) chunks and a tail of 2 ring - r
+        sum(map(bool, lengths)),
+    )
 
 
 def _balanced(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad:
@@ -99,9 +114,11 @@ def _balanced(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad
     placed, total = place(tuple(lengths), ring), sum(lengths)
     cut = _zigzag([lengths[document] for document in placed.cut], ring, layout)
     tiled = [cut.pairs * work / cut.exact_pairs if work else 0.0 for work in placed.cut_work]
+    whole = [0] * ring
     for length, rank in zip(lengths, placed.owners, strict=True):
         if rank is not None:
             tiled[rank] += tiled_pairs(0, length)
+            whole[rank] += length
     return replace(
         cut,
         pairs=max(tiled),
@@ -110,6 +127,7 @@ def _balanced(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLoad
         longest=max(lengths, default=0),
         short_rows=cut.short_rows * sum(placed.room) / max(1, total),
         query_rows=total / ring,
+        key_rows=cut.key_rows + max(whole),
     )
 
 
@@ -117,8 +135,10 @@ def _contiguous(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLo
     """One run of the pack each; documents that cross a border are fetched by all, as those that zigzag cuts."""
     ends = list(accumulate(lengths))
     total, document, worst, worst_exact, cut, short = (ends[-1] if ends else 0), 0, 0, 0, 0, 0
+    most_keys = most_cut = 0
     for rank in range(ring):
         low, high, pairs, exact = total * rank // ring, total * (rank + 1) // ring, 0, 0
+        keys = parts = 0
         while low < high:
             while ends[document] <= low:
                 document += 1
@@ -126,11 +146,17 @@ def _contiguous(lengths: Sequence[int], ring: int, layout: LayoutName) -> RankLo
             rows = stop - low
             pairs += tiled_pairs(first, rows)
             exact += rows * first + rows * (rows + 1) // 2
+            keys += first + rows
             if rows < lengths[document]:
                 cut += rows
+                parts += 1
                 short += rows if rows < TILE else 0
             low = stop
         worst, worst_exact = max(worst, pairs), max(worst_exact, exact)
+        most_keys, most_cut = max(most_keys, keys), max(most_cut, parts)
     mean = sum(length * (length + 1) // 2 for length in lengths) / ring
     moved = cut * (ring - 1) / ring
-    return RankLoad(layout, worst, worst_exact, mean, max(lengths, default=0), moved, short / max(1, total), total / ring)
+    short_share = short / max(1, total)
+    return RankLoad(
+        layout, worst, worst_exact, mean, max(lengths, default=0), moved, short_share, total / ring, most_keys, most_cut
+    )

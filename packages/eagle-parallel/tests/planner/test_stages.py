@@ -1,0 +1,35 @@
+"""The planner cuts a gather into the stages of heads that attention cuts it into."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from eagle_parallel.attention import compose
+from eagle_parallel.layout import deal_heads
+from eagle_parallel.planner import Cluster, attention_time, rank_load
+from eagle_parallel.planner.stages import STAGE_BYTES, stage_count
+
+SHAPES = [(28, 4, 128), (7, 1, 64), (14, 2, 80), (32, 8, 128), (3, 1, 128), (64, 8, 128)]
+
+
+@pytest.mark.parametrize("ulysses", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("tokens", [8192, 1 << 17, 1 << 20])
+def test_planner_and_attention_agree(shape: tuple[int, int, int], ulysses: int, tokens: int) -> None:
+    query, kv, size = shape
+    shares = tuple(deal_heads(query, kv, ulysses))
+    load = rank_load((tokens,), 4, "zigzag")
+    schedule: Any = SimpleNamespace(widest=int(load.moved_tokens))
+    there = compose._stage_count(schedule, shares, torch.empty(1, 1, size, dtype=torch.bfloat16), None)
+    heads: Any = SimpleNamespace(query_heads=query, kv_heads=kv, head_dim=size)
+    assert attention_time(heads, load, tokens, 4, ulysses, Cluster()).head_groups == there
+
+
+def test_there_are_no_more_stages_than_heads_and_always_one() -> None:
+    assert stage_count(0, 4) == 1
+    assert stage_count(3 * STAGE_BYTES, 4) == 3
+    assert stage_count(100 * STAGE_BYTES, 4) == 4
+    assert stage_count(100 * STAGE_BYTES, 0) == 1
