@@ -94,3 +94,14 @@ def test_rows_that_do_not_fit_what_was_announced_are_refused():
 
     with pytest.raises(RuntimeError, match="expects 2 rows"):
         thread_ranks.run_thread_ranks(2, 1, step, seconds=30.0)
+
+
+def test_hand_driven_inside_itself_ends_with_the_outer_one():
+    gather = thread_ranks.gather_kv._GatherKV
+    plain = gather.apply
+    with thread_ranks.hand_driven():
+        noted = gather.apply
+        with thread_ranks.hand_driven():
+            assert gather.apply is noted
+        assert gather.apply is noted
+    assert gather.apply == plain
