@@ -6,7 +6,6 @@ For GPUs, where torch brings triton along; `merge_into` takes torch's way withou
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -34,8 +33,7 @@ def merge_into(out: Tensor, lse: Tensor, out_a: Tensor, lse_a: Tensor, out_b: Te
         out_b: the same over the second set.
         lse_b: its log-sum-exp.
     """
-    fused = out.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    if not (fused and _has_triton()) or out.dtype == torch.float64:
+    if not (out.is_cuda and _has_triton()) or out.dtype == torch.float64:
         wide = torch.promote_types(out.dtype, torch.float32)
         merged = merge_attention(out_a.to(wide), lse_a, out_b.to(wide), lse_b)
         out.copy_(merged[0])
