@@ -40,16 +40,29 @@ def outcomes(report: Path) -> list[dict[str, Any]]:
     return tests
 
 
-def run_tests(arguments: Sequence[str], report: Path) -> int:
-    """pytest's exit code; the report is written as JUnit XML."""
-    paths = [] if any(not word.startswith("-") and Path(word).exists() for word in arguments) else [str(PACKAGE / "tests")]
+def run_tests(arguments: Sequence[str], report: Path, package: Path = PACKAGE, tests: str = "tests") -> int:
+    """pytest's exit code; the report is written as JUnit XML. Without a path among the arguments, `tests` of `package` run."""
+    paths = [] if any(not word.startswith("-") and Path(word).exists() for word in arguments) else [str(package / tests)]
     command = [sys.executable, "-m", "pytest", *OPTIONS, f"--junitxml={report}", *paths, *arguments]
-    searched = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(PACKAGE / "src"))))
+    searched = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(package / "src"))))
     return subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": searched}).returncode
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, record, and say how it went."""
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    package: Path = PACKAGE,
+    tests: str = "tests",
+    version: tuple[str, str] | None = None,
+) -> int:
+    """Run, record, and say how it went.
+
+    Args:
+        arguments: of the command line.
+        package: folder whose `src` is tested.
+        tests: its tests, below that folder.
+        version: (name, version) of another package, recorded in place of eagle-kernels'.
+    """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--commit", required=True, help="the commit that is tested")
@@ -57,16 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        code = run_tests(rest, report)
-        tests = outcomes(report) if report.exists() else []
-    counts = Counter(test["outcome"] for test in tests)
+        code = run_tests(rest, report, package, tests)
+        found = outcomes(report) if report.exists() else []
+    counts = Counter(test["outcome"] for test in found)
+    head = setting_of(device, given.commit)
+    if version is not None:
+        others = {name: value for name, value in head["versions"].items() if name != "eagle-kernels"}
+        head["versions"] = dict([version]) | others
     content = {
-        **setting_of(device, given.commit),
+        **head,
         **{outcome: counts[outcome] for outcome in ("passed", "failed", "skipped")},
-        "seconds": round(sum(test["seconds"] for test in tests), 1),
+        "seconds": round(sum(test["seconds"] for test in found), 1),
         "pytest_exit_code": code,
-        "tests": tests,
+        "tests": found,
     }
     write_json(given.out, content)
     print(f"{content['hardware']}: {counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
-    return 0 if code == 0 and tests else 1
+    return 0 if code == 0 and found else 1

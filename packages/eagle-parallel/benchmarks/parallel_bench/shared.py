@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 else:
     from kernel_bench.command import listed
     from kernel_bench.measure import GIB, Timing, free_memory, relative_error, summarise
-    from kernel_bench.record import Record, open_record, setting_of, write_json
-    from kernel_bench.recorded_tests import outcomes, run_tests
+    from kernel_bench.record import Record, open_record, setting_of
+    from kernel_bench.recorded_tests import main as record_tests
     from kernel_bench.step_options import Job, StepOptions
     from kernel_bench.step_worker import build as build_7b
 
@@ -29,10 +29,8 @@ else:
         "free_memory",
         "listed",
         "open_record",
-        "outcomes",
+        "record_tests",
         "relative_error",
-        "run_tests",
         "setting_of",
         "summarise",
-        "write_json",
     ]
