@@ -23,6 +23,11 @@ MOMENTS = (
 """What goes on when a signal is sent: at the first new file in the run folder that matches."""
 
 
+def _heed_interrupts() -> None:
+    """A shell's background job ignores SIGINT, and so would every process below it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Sender:
     """Starts a run's command line and sends it a signal at a moment; gives its exit code and output."""
 
@@ -34,7 +39,8 @@ class Sender:
     def __call__(self, patterns: tuple[str, ...], number: signal.Signals) -> tuple[int, str]:
         command = [sys.executable, "-m", "eagle_train.cli", "run", str(self.file)]
         before = {path for pattern in patterns for path in self.folder.glob(pattern)}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(command, **pipes, preexec_fn=_heed_interrupts) as process:
             while process.poll() is None:
                 if any(path not in before for pattern in patterns for path in self.folder.glob(pattern)):
                     process.send_signal(number)
