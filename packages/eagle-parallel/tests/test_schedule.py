@@ -6,9 +6,7 @@ import pytest
 import torch
 from eagle_parallel import make_plan
 from eagle_parallel.attention.call import row_index
-from eagle_parallel.attention.key_rows import RowCopy
 from eagle_parallel.attention.schedule import gather_schedule, ring_schedule
-from eagle_parallel.comm import Pending
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,16 +30,23 @@ def _visible(call, queries, keys):
     return _pairs(call.segments, queries if call.queries is None else queries[call.queries], call.pack(keys))
 
 
-def _copied(copy, source, rows):
-    target = torch.full((rows, *source.shape[1:]), -1, dtype=source.dtype)
-    copy.into(target, source)
-    return target
+def _summed(table, rows, *sources):
+    """What a table makes of sources of one number a row; K and V are told apart by their sign."""
+    pairs = [(source[:, None, None].double(), -source[:, None, None].double()) for source in sources]
+    target = torch.full((2, rows, 1, 1), 0.5, dtype=torch.float64)
+    table.into((target[0], target[1]), *pairs)
+    assert torch.equal(target[0], -target[1])
+    return target[0].flatten()
+
+
+def _sent(schedule, own):
+    """For every other rank the rows that go there."""
+    return _summed(schedule.keys.send, sum(schedule.sent), own).long().split(list(schedule.sent))
 
 
 def _packed(schedule, own, received):
     """Packed rows of one number each."""
-    arriving = Pending(received[:, None, None], ())
-    return own if schedule.keys.as_they_lie else schedule.keys.pack((own[:, None, None],), arriving)[:, 0, 0]
+    return own if schedule.keys.as_they_lie else _summed(schedule.keys.pack, schedule.keys.packed, own, received).long()
 
 
 def _pairs(segments, rows, packed):
@@ -60,8 +65,7 @@ def test_gathering_brings_every_query_exactly_its_keys_and_nothing_else(lengths,
     plan = make_plan([0, *accumulate(lengths)], (ring, ulysses), layout=layout)
     tokens = [_tokens(plan, rank) for rank in range(ring)]
     schedules = [gather_schedule(plan, rank, CPU) for rank in range(ring)]
-    sent = [_copied(schedule.sending, tokens[rank], sum(schedule.sent)) for rank, schedule in enumerate(schedules)]
-    sent = [part.split(list(schedules[rank].sent)) for rank, part in enumerate(sent)]
+    sent = [_sent(schedule, tokens[rank]) for rank, schedule in enumerate(schedules)]
     seen, computed = _seen(plan), {}
     for rank, schedule in enumerate(schedules):
         received = [sent[other][rank] for other in range(ring)]
@@ -111,39 +115,18 @@ def test_gradients_go_back_to_every_row_that_was_gathered_and_are_summed_once(le
     plan = make_plan([0, *accumulate(lengths)], ring, layout=layout)
     schedules = [gather_schedule(plan, rank, CPU) for rank in range(ring)]
     tokens = [_tokens(plan, rank) for rank in range(ring)]
-    sent = [_copied(one.sending, tokens[rank], sum(one.sent)).split(list(one.sent)) for rank, one in enumerate(schedules)]
+    sent = [_sent(one, tokens[rank]) for rank, one in enumerate(schedules)]
     copies = torch.zeros(plan.cu_seqlens[-1])
-    own, returned = [], []
+    returned = []
     for rank, one in enumerate(schedules):
         received = torch.cat([sent[other][rank] for other in range(ring)])
-        packed = _packed(one, tokens[rank], received)
-        copies += torch.bincount(packed, minlength=len(copies))
-        ones = torch.ones(one.keys.packed, 1, 1)
-        mine, theirs, total = torch.full((len(tokens[rank]), 1, 1), -1.0), torch.full((len(received), 1, 1), -1.0), None
-        one.keys.own_plain.into(mine, ones)
-        one.keys.received_plain.into(theirs, ones)
-        total = one.keys.sum(ones)
-        one.keys.received_summed.into(theirs, total)
-        own.append((mine, total))
+        copies += torch.bincount(_packed(one, tokens[rank], received), minlength=len(copies))
+        theirs = _summed(one.keys.back, len(received), torch.ones(one.keys.packed))
         returned.append(theirs.split(list(one.received)))
     for rank, one in enumerate(schedules):
-        mine, total = own[rank]
-        for other, places in enumerate(one.keys.arrivals.split(list(one.sent))):
-            total.index_add_(0, places, returned[other][rank])
-        one.keys.own_summed.into(mine, total)
-        assert torch.equal(mine.flatten(), copies[tokens[rank]])
-
-
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), max_size=30))
-def test_rows_are_copied_by_runs_or_by_an_index_alike(runs):
-    source = row_index([(start, start + count) for start, count in runs])
-    target = torch.randperm(source.numel() + 3)[: source.numel()].sort().values
-    rows = torch.randn(50, 2)
-    found = torch.zeros(source.numel() + 3, 2, dtype=torch.float64)
-    RowCopy.of(source, target, CPU).into(found, rows)
-    expected = torch.zeros_like(found)
-    expected[target] = rows[source].double()
-    assert torch.equal(found, expected)
+        arriving = torch.cat([returned[other][rank] for other in range(ring)])
+        mine = _summed(one.keys.own, len(tokens[rank]), torch.ones(one.keys.packed), arriving)
+        assert torch.equal(mine, copies[tokens[rank]].double())
 
 
 def test_whole_documents_move_nothing_and_copy_nothing():

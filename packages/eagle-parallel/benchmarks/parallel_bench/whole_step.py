@@ -53,6 +53,7 @@ def step_memory_rows(tokens: int, device: torch.device, quick: bool, kernel: str
     """One row: peak GiB of rank 0 of 2 over that of one GPU, weights and gradients subtracted; on a CPU it only runs."""
     import eagle_kernels
 
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0  # what earlier cases still hold
     model: Any = build_7b(Job("memory_p2", ("eagle",), tokens, 1, device.type, quick, StepOptions()))
     eagle_kernels.apply(model)
     model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -66,7 +67,7 @@ def step_memory_rows(tokens: int, device: torch.device, quick: bool, kernel: str
             hugging_face.apply(model, Mesh(1, ranks, 1, 0, groups), kernel=kernel)
             index = plan.local_index(0).to(device)
             local, positions = ids[:, index], index[None]
-            peaks += [_peak(model, local, positions, plan, device) for _ in range(2)][1:]
+            peaks += [_peak(model, local, positions, plan, device, before) for _ in range(2)][1:]
             del group
     yield {
         "case": "memory_p2_compute",
@@ -83,8 +84,8 @@ def step_memory_rows(tokens: int, device: torch.device, quick: bool, kernel: str
     }
 
 
-def _peak(model: Any, ids: Tensor, positions: Tensor, plan: Any, device: torch.device) -> float:
-    """GiB of one forward and backward pass beyond weights and gradients."""
+def _peak(model: Any, ids: Tensor, positions: Tensor, plan: Any, device: torch.device, before: int) -> float:
+    """GiB of one forward and backward pass beyond weights, gradients and the bytes that were there before the model."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -93,7 +94,7 @@ def _peak(model: Any, ids: Tensor, positions: Tensor, plan: Any, device: torch.d
     if device.type != "cuda":
         return 0.0
     torch.cuda.synchronize(device)
-    constant = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) * 2
+    constant = before + sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) * 2
     return (torch.cuda.max_memory_allocated(device) - constant) / GIB
 
 

@@ -125,7 +125,7 @@ def test_parts_add_up_and_hidden_wire_is_not_charged() -> None:
     time = attention_time(shape, load, tokens, ring, 1, cluster)
     parts = time.kernel_forward + time.kernel_backward + time.exposed_ring + time.exposed_ulysses + time.copies
     assert time.total == pytest.approx(parts)
-    assert time.head_groups > 1
+    assert min(time.head_groups) > 1
     wire = cluster.seconds("all_gather", tokens // ring * 8 * 2 * 128 * 2, ring)
     assert 0 < time.exposed_ring_forward < 0.6 * wire
 
@@ -133,7 +133,7 @@ def test_parts_add_up_and_hidden_wire_is_not_charged() -> None:
 def test_one_kv_head_leaves_no_other_group_to_hide_the_gather_behind() -> None:
     tokens = 1 << 17
     load = rank_load((tokens,), 4, "zigzag")
-    assert attention_time(Heads(), load, tokens, 4, 4, Cluster()).head_groups == 1
+    assert attention_time(Heads(), load, tokens, 4, 4, Cluster()).head_groups == (1, 1)
 
 
 def test_a_cluster_of_one_node_never_uses_infiniband() -> None:

@@ -10,7 +10,7 @@ import torch
 from eagle_parallel.attention import compose
 from eagle_parallel.layout import deal_heads
 from eagle_parallel.planner import Cluster, attention_time, rank_load
-from eagle_parallel.planner.stages import STAGE_BYTES, stage_count
+from eagle_parallel.planner.stages import STAGE_BYTES, TWO_STAGES_BYTES, stage_counts
 
 SHAPES = [(28, 4, 128), (7, 1, 64), (14, 2, 80), (32, 8, 128), (3, 1, 128), (64, 8, 128)]
 
@@ -23,13 +23,19 @@ def test_planner_and_attention_agree(shape: tuple[int, int, int], ulysses: int, 
     shares = tuple(deal_heads(query, kv, ulysses))
     load = rank_load((tokens,), 4, "zigzag")
     schedule: Any = SimpleNamespace(widest=int(load.moved_tokens))
-    there = compose._stage_count(schedule, shares, torch.empty(1, 1, size, dtype=torch.bfloat16), None)
+    there = compose._stage_counts(schedule, shares, torch.empty(1, 1, size, dtype=torch.bfloat16), None)
     heads: Any = SimpleNamespace(query_heads=query, kv_heads=kv, head_dim=size)
     assert attention_time(heads, load, tokens, 4, ulysses, Cluster()).head_groups == there
 
 
 def test_there_are_no_more_stages_than_heads_and_always_one() -> None:
-    assert stage_count(0, 4) == 1
-    assert stage_count(3 * STAGE_BYTES, 4) == 3
-    assert stage_count(100 * STAGE_BYTES, 4) == 4
-    assert stage_count(100 * STAGE_BYTES, 0) == 1
+    assert stage_counts(0, 4) == (1, 1)
+    assert stage_counts(3 * STAGE_BYTES, 4) == (3, 3)
+    assert stage_counts(100 * STAGE_BYTES, 4) == (4, 4)
+    assert stage_counts(100 * STAGE_BYTES, 0) == (1, 1)
+
+
+def test_backward_takes_two_stages_for_memory_before_time_asks_for_them() -> None:
+    assert stage_counts(TWO_STAGES_BYTES - 1, 4) == (1, 1)
+    assert stage_counts(TWO_STAGES_BYTES, 4) == (1, 2)
+    assert stage_counts(TWO_STAGES_BYTES, 1) == (1, 1)

@@ -22,7 +22,7 @@ from eagle_parallel.kernels.truth import check_heads
 from eagle_parallel.layout import HeadShare, deal_heads
 from eagle_parallel.mesh import Mesh
 from eagle_parallel.plan import Plan
-from eagle_parallel.planner.stages import stage_count
+from eagle_parallel.planner.stages import StageCounts, stage_counts
 
 Algorithm = Literal["auto", "gather_kv", "ring"]
 
@@ -98,14 +98,15 @@ def cp_attention(
         out = ring_attention(q, k, v, job)
     else:
         schedule = gather_schedule(plan, ring_rank, q.device)
-        count = _stage_count(schedule, shares, q, head_groups) if ring_group is not None else 1
-        out = gather_kv_attention(q, k, v, GatherJob(schedule, stages(shares[inner], group, count), ring_group, chosen, factor))
+        counts = _stage_counts(schedule, shares, q, head_groups) if ring_group is not None else StageCounts(1, 1)
+        there, back = (stages(shares[inner], group, count) for count in counts)
+        out = gather_kv_attention(q, k, v, GatherJob(schedule, there, ring_group, chosen, factor, back))
     return to_tokens(out, heads) if heads is not None else out
 
 
-def _stage_count(schedule: GatherSchedule, shares: tuple[HeadShare, ...], q: Tensor, asked: int | None) -> int:
-    """Stages of KV heads; the same on every rank, for it depends on what all of them know."""
+def _stage_counts(schedule: GatherSchedule, shares: tuple[HeadShare, ...], q: Tensor, asked: int | None) -> StageCounts:
+    """Stages of KV heads; the same on every rank, for they depend on what all of them know."""
     most = max(1, min(share.kv_heads for share in shares))
     widest = max(share.kv_heads for share in shares)
     received = 2 * schedule.widest * widest * q.shape[2] * q.element_size()
-    return min(most, asked) if asked else stage_count(received, most)
+    return StageCounts(min(most, asked), min(most, asked)) if asked else stage_counts(received, most)

@@ -1,8 +1,9 @@
 """Attention by gathering the keys and values that a rank's queries see, some KV heads at a time.
 
 While one stage of heads attends, the next one is on its way; at most two are in memory. Every query sees all its keys in one
-kernel call, so nothing is merged. What is saved for the backward pass is local: it gathers again, and partial dK and dV travel to
-their owners in the input's dtype, where they are summed in float32 (float64 for float64) in the order of ranks.
+kernel call, so nothing is merged. What is saved for the backward pass is local: it gathers again, in stages of its own, for the
+memory of a step is decided there. Partial dK and dV travel to their owners in the input's dtype, where they are summed in
+float32 (float64 for float64) in the order of ranks.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from eagle_parallel.attention.job import Job, Stage
+from eagle_parallel.attention.key_rows import halves, joined
 from eagle_parallel.attention.schedule import GatherSchedule
 from eagle_parallel.comm import Pending, exchange
 
 
+@dataclass(frozen=True)
 class GatherJob(Job[GatherSchedule]):
-    """A job of this algorithm."""
+    """A job of this algorithm; `stages` are those of the forward pass."""
+
+    backward_stages: tuple[Stage, ...]
 
     @property
     def moves(self) -> bool:
@@ -30,7 +35,7 @@ class GatherJob(Job[GatherSchedule]):
     @property
     def one_call(self) -> bool:
         """Whether one kernel call on the tensors as they are is all there is to do."""
-        whole = len(self.stages) == 1 and len(self.stages[0].blocks) == 1
+        whole = len(self.backward_stages) == 1 and len(self.backward_stages[0].blocks) == 1
         return whole and not self.moves and self.schedule.keys.as_they_lie and self.schedule.segments.queries > 0
 
 
@@ -51,10 +56,10 @@ class _GatherKV(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, job: GatherJob) -> Tensor:
         segments = job.schedule.segments
         out = lse = None
-        coming = _start_gather(k, v, job, 0)
+        coming = _start_gather(k, v, job, job.stages, 0)
         for place, stage in enumerate(job.stages):
             keys, coming = _arrived(k, v, job, stage, coming), None
-            coming = _start_gather(k, v, job, place + 1)
+            coming = _start_gather(k, v, job, job.stages, place + 1)
             for block in stage.blocks if segments.queries else ():
                 found = job.attend(stage, block, segments, q, *keys)
                 if block.query_end - block.query_start == q.shape[1]:
@@ -79,15 +84,15 @@ class _GatherKV(torch.autograd.Function):
         segments = job.schedule.segments
         if job.one_call:
             # Nothing moves and nothing is cut: the kernel's own gradients are the answer.
-            whole = job.stages[0]
+            whole = job.backward_stages[0]
             exact = job.attend_backward(whole, whole.blocks[0], segments, grads[0], q, k, v, out, lse)
             return *(grad.to(q.dtype) for grad in exact), None
         dq, dk, dv = None, _empty_like(k), _empty_like(v)
         returning: _Returning | None = None
-        coming = _start_gather(k, v, job, 0)
-        for place, stage in enumerate(job.stages):
+        coming = _start_gather(k, v, job, job.backward_stages, 0)
+        for place, stage in enumerate(job.backward_stages):
             keys, coming = _arrived(k, v, job, stage, coming), None
-            coming = _start_gather(k, v, job, place + 1)
+            coming = _start_gather(k, v, job, job.backward_stages, place + 1)
             found: list[tuple[Tensor, Tensor]] = []
             for block in stage.blocks if segments.queries else ():
                 part, *part_keys = job.attend_backward(stage, block, segments, grads[0], q, *keys, out, lse)
@@ -101,7 +106,7 @@ class _GatherKV(torch.autograd.Function):
             heads = slice(stage.kv_start, stage.kv_end)
             if returning is not None:
                 returning.finish()
-            returning = _Returning.start(dk[:, heads], dv[:, heads], found, job)
+            returning = _Returning.start((dk[:, heads], dv[:, heads]), found, job)
         if returning is not None:
             returning.finish()
         return _empty_like(q) if dq is None else dq, dk, dv, None
@@ -111,81 +116,58 @@ def _empty_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
-def _joined(heads: list[Tensor]) -> Tensor:
-    return heads[0] if len(heads) == 1 else torch.cat(heads, dim=1)
-
-
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _start_gather(k: Tensor, v: Tensor, job: GatherJob, place: int) -> Pending | None:
+def _start_gather(k: Tensor, v: Tensor, job: GatherJob, stages: tuple[Stage, ...], place: int) -> Pending | None:
     """The received rows of a stage, K and V heads side by side, on their way; None where nothing moves anywhere."""
     schedule = job.schedule
-    if place >= len(job.stages) or job.group is None or not job.moves:
+    if place >= len(stages) or job.group is None or not job.moves:
         return None
-    stage = job.stages[place]
-    width = stage.kv_end - stage.kv_start
-    sent, received = (k.new_empty((sum(rows), 2 * width, k.shape[2])) for rows in (schedule.sent, schedule.received))
-    schedule.sending.into(sent[:, :width], k[:, stage.kv_start : stage.kv_end])
-    schedule.sending.into(sent[:, width:], v[:, stage.kv_start : stage.kv_end])
+    heads = slice(stages[place].kv_start, stages[place].kv_end)
+    width = 2 * (heads.stop - heads.start)
+    sent, received = (k.new_empty((sum(rows), width, k.shape[2])) for rows in (schedule.sent, schedule.received))
+    schedule.keys.send.into(halves(sent), (k[:, heads], v[:, heads]))
     return exchange(sent, schedule.sent, received, schedule.received, job.group)
 
 
 def _arrived(k: Tensor, v: Tensor, job: GatherJob, stage: Stage, coming: Pending | None) -> tuple[Tensor, Tensor]:
     """The stage's K and V in segment order."""
     heads, rows = slice(stage.kv_start, stage.kv_end), job.schedule.keys
+    own = k[:, heads], v[:, heads]
+    received = None if coming is None else halves(coming.wait())
     if rows.as_they_lie:
-        if coming is not None:
-            coming.wait()
-        return k[:, heads], v[:, heads]
-    packed = rows.pack((k[:, heads], v[:, heads]), coming)
-    width = stage.kv_end - stage.kv_start
-    return packed[:, :width], packed[:, width:]
+        return own
+    packed = halves(k.new_empty((rows.packed, 2 * own[0].shape[1], k.shape[2])))
+    rows.pack.into(packed, own, received)
+    return packed
 
 
 @dataclass
 class _Returning:
-    """dK and dV of a stage: what needs no sum is in place, the parts of other ranks are on their way."""
+    """dK and dV of a stage: the parts that other ranks own are on their way, and theirs of our rows."""
 
-    dk: Tensor  # [rows, heads of the stage, head_dim], written in place
-    dv: Tensor
-    total: Tensor | None
+    grads: tuple[Tensor, Tensor]  # dK and dV of own rows [rows, heads of the stage, head_dim], written by `finish`
+    parts: tuple[Tensor, Tensor] | None  # of packed rows
     pending: Pending | None
     job: GatherJob
 
     @classmethod
-    def start(cls, dk: Tensor, dv: Tensor, found: list[tuple[Tensor, Tensor]], job: GatherJob) -> _Returning:
-        """Put rows with one contribution in place, sum this rank's contributions to the others, and send what others own."""
-        schedule, rows = job.schedule, job.schedule.keys
-        width = dk.shape[1]
-        back = dk.new_empty((sum(schedule.received), 2 * width, dk.shape[2]))
-        total = None
-        if found:
-            parts = (_joined([dk for dk, _ in found]), _joined([dv for _, dv in found]))
-            halves = (slice(None, width), slice(width, None))
-            for target, half, part in zip((dk, dv), halves, parts, strict=True):
-                rows.own_plain.into(target, part)
-                rows.received_plain.into(back[:, half], part)
-            if rows.cover.numel():
-                total = torch.cat([rows.sum(part) for part in parts], dim=1)
-                rows.received_summed.into(back, total)
+    def start(cls, grads: tuple[Tensor, Tensor], found: list[tuple[Tensor, Tensor]], job: GatherJob) -> _Returning:
+        """Sum this rank's contributions to what others own, and send them."""
+        schedule = job.schedule
+        parts = (joined([dk for dk, _ in found]), joined([dv for _, dv in found])) if found else None
         if job.group is None or not job.moves:
-            return cls(dk, dv, total, None, job)
-        arriving = dk.new_empty((sum(schedule.sent), 2 * width, dk.shape[2]))
-        return cls(dk, dv, total, exchange(back, schedule.received, arriving, schedule.sent, job.group), job)
+            return cls(grads, parts, None, job)
+        dk = grads[0]
+        back, arriving = (dk.new_empty((sum(rows), 2 * dk.shape[1], dk.shape[2])) for rows in (schedule.received, schedule.sent))
+        if parts is not None:
+            schedule.keys.back.into(halves(back), parts)
+        return cls(grads, parts, exchange(back, schedule.received, arriving, schedule.sent, job.group), job)
 
     def finish(self) -> None:
-        """Add the parts of other ranks in the order of ranks; a rank's rows are distinct, so each sum has one order."""
-        rows = self.job.schedule.keys
-        arrived = None if self.pending is None else self.pending.wait()
-        if self.total is None:
-            return
-        if arrived is not None:
-            counts = list(self.job.schedule.sent)
-            for places, part in zip(rows.arrivals.split(counts), arrived.split(counts), strict=True):
-                if places.numel():
-                    self.total.index_add_(0, places, part.to(self.total.dtype))
-        width = self.dk.shape[1]
-        rows.own_summed.into(self.dk, self.total[:, :width])
-        rows.own_summed.into(self.dv, self.total[:, width:])
+        """Add to this rank's own contributions those of other ranks, in the order of ranks."""
+        arrived = None if self.pending is None else halves(self.pending.wait())
+        if self.parts is not None:
+            self.job.schedule.keys.own.into(self.grads, self.parts, arrived)

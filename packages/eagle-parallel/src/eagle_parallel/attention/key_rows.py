@@ -1,128 +1,73 @@
-"""Where the key rows of a gathered call come from and where their gradients go, as few copies as the layout allows.
+"""Where the key rows of a gathered call come from and where their gradients go: four tables, each carried out in one pass.
 
-The kernel wants the keys of each segment next to each other: `packed` rows, filled from this rank's own rows and from received
-ones (a row that two segments see is packed twice). On the way back a row with one contribution is copied as it is; only rows
-with several (seen by two segments, or by another rank too) are summed, in float32 or wider, in a fixed order without atomics on
-equal rows. Plain documents of a pack cost one copy each way, a pack that is whole on its ranks none.
+The kernel wants the keys of each segment next to each other: `packed` rows, taken from this rank's own rows and from received
+ones (a row that two segments see is packed twice). On the way back every row is the sum of its copies, in float32 or wider, in a
+fixed order without atomics: first this rank's, then those that come back from other ranks, rank after rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from eagle_parallel.comm import Pending
-from eagle_parallel.kernels.segments import to_device
-
-# More runs than this are copied through an index: a launch costs the host more than the index costs the device.
-_FEW = 12
-
-
-@dataclass(frozen=True, eq=False)
-class RowCopy:
-    """Rows of one tensor copied to rows of another, the same everywhere else. Build with `RowCopy.of`."""
-
-    runs: tuple[tuple[int, int, int], ...]  # (source, target, count), where they are few
-    source: Tensor | None
-    target: Tensor | None
-
-    @classmethod
-    def of(cls, source: Sequence[int] | Tensor, target: Sequence[int] | Tensor, device: torch.device | str) -> RowCopy:
-        """Row source[i] to row target[i]; targets are distinct."""
-        source, target = (torch.as_tensor(rows, dtype=torch.int64) for rows in (source, target))
-        breaks = ((source.diff() != 1) | (target.diff() != 1)).nonzero().flatten() + 1
-        if source.numel() and breaks.numel() < _FEW:
-            borders = [0, *breaks.tolist(), source.numel()]
-            runs = [(int(source[a]), int(target[a]), b - a) for a, b in pairwise(borders)]
-            return cls(tuple(runs), None, None)
-        if not source.numel():
-            return cls((), None, None)
-        return cls((), to_device(source, device), to_device(target, device))
-
-    def into(self, target: Tensor, source: Tensor) -> None:
-        """Copy, converting to target's dtype. Rows are the first dimension, the others are equal."""
-        if self.source is not None and self.target is not None:
-            target.index_copy_(0, self.target, source.index_select(0, self.source).to(target.dtype))
-        for first, place, count in self.runs:
-            target[place : place + count] = source[first : first + count]
+from eagle_parallel.attention.row_sum import RowSum
 
 
 @dataclass(frozen=True, eq=False)
 class KeyRows:
-    """The copies of one rank's call. Build with `KeyRows.of`."""
+    """The rows of one rank's call. Build with `KeyRows.of`. Tables of the device, sources as each says."""
 
     packed: int
-    as_they_lie: bool  # the packed rows are this rank's own rows, each with one contribution
-    own: RowCopy  # own row -> packed row
-    received: RowCopy  # received row -> packed row
-    own_plain: RowCopy  # packed row -> own row: the only contribution
-    received_plain: RowCopy  # packed row -> received row
-    cover: Tensor  # for each summed row the packed row of its first contribution
-    sums: tuple[tuple[Tensor, Tensor], ...]  # (summed rows, packed rows) of further ones; distinct within an entry
-    own_summed: RowCopy  # summed row -> own row
-    received_summed: RowCopy  # summed row -> received row
-    arrivals: Tensor  # for each row that comes back from another rank its summed row
+    as_they_lie: bool  # the packed rows are this rank's own rows, each once, and no other rank sees them
+    send: RowSum  # sent rows, rank after rank, from own rows
+    pack: RowSum  # packed rows from own rows and received ones
+    back: RowSum  # what goes back for received rows, from packed rows
+    own: RowSum  # own rows from packed rows and what comes back for sent rows
 
     @classmethod
     def of(
-        cls, keys: Tensor, turns: Tensor, own_rows: int, received_rows: int, sent: Tensor, device: torch.device | str
+        cls,
+        keys: Tensor,
+        turns: Tensor,
+        own_rows: int,
+        received_rows: int,
+        sent: Tensor,
+        device: torch.device | str,
     ) -> KeyRows:
-        """The copies of a call.
+        """The tables of a call.
 
         Args:
             keys: int64 [packed], for each packed row its own row, or own_rows + its received row.
-            turns: int64 [packed], the turn of its segment: rows of one turn are distinct, turn 0 has each row.
+            turns: int64 [packed], the turn of its segment: copies of a row are summed in the order of turns.
             own_rows: rows of this rank.
-            received_rows: rows that it receives.
+            received_rows: rows that it receives, from rank after rank.
             sent: int64, the own rows that it sends, rank after rank.
             device: where index tensors live.
         """
-        rows = own_rows + received_rows
-        several = torch.bincount(keys, minlength=rows) > 1
-        several[sent] = True
-        packed, mine = torch.arange(keys.numel()), keys < own_rows
-        first = torch.full((rows,), -1, dtype=torch.int64)
-        first[keys[turns == 0]] = packed[turns == 0]
-        summed = several.nonzero().flatten()
-        place = torch.full((rows,), -1, dtype=torch.int64)
-        place[summed] = torch.arange(summed.numel())
-        later = [(turns == turn) & several[keys] for turn in range(1, int(turns.max()) + 1 if turns.numel() else 0)]
-        plain = ~several[keys]
-        theirs = summed >= own_rows
+        packed = torch.arange(keys.numel())
+        ordered = turns.argsort(stable=True)
+        mine = keys[ordered] < own_rows
+        own_keys, own_packed = keys[ordered][mine], packed[ordered][mine]
+        coming_back = keys.numel() + torch.arange(sent.numel())
         return cls(
             packed=keys.numel(),
-            as_they_lie=not received_rows and not summed.numel() and torch.equal(keys, torch.arange(own_rows)),
-            own=RowCopy.of(keys[mine], packed[mine], device),
-            received=RowCopy.of(keys[~mine] - own_rows, packed[~mine], device),
-            own_plain=RowCopy.of(packed[plain & mine], keys[plain & mine], device),
-            received_plain=RowCopy.of(packed[plain & ~mine], keys[plain & ~mine] - own_rows, device),
-            cover=to_device(first[summed], device),
-            sums=tuple((to_device(place[keys[chosen]], device), to_device(packed[chosen], device)) for chosen in later),
-            own_summed=RowCopy.of(place[summed[~theirs]], summed[~theirs], device),
-            received_summed=RowCopy.of(place[summed[theirs]], summed[theirs] - own_rows, device),
-            arrivals=to_device(place[sent], device),
+            as_they_lie=not received_rows and not sent.numel() and torch.equal(keys, torch.arange(own_rows)),
+            send=RowSum.of(torch.arange(sent.numel()), sent, sent.numel(), own_rows, device),
+            pack=RowSum.of(packed, keys, keys.numel(), own_rows, device),
+            back=RowSum.of(keys[ordered][~mine] - own_rows, packed[ordered][~mine], received_rows, keys.numel(), device),
+            own=RowSum.of(torch.cat((own_keys, sent)), torch.cat((own_packed, coming_back)), own_rows, keys.numel(), device),
         )
 
-    def pack(self, own: Sequence[Tensor], coming: Pending | None) -> Tensor:
-        """Packed rows [packed, heads, head_dim]: `own` tensors of this rank's rows side by side, then what arrives."""
-        width = sum(tensor.shape[1] for tensor in own)
-        packed = own[0].new_empty((self.packed, width, own[0].shape[2]))
-        begin = 0
-        for tensor in own:
-            self.own.into(packed[:, begin : begin + tensor.shape[1]], tensor)
-            begin += tensor.shape[1]
-        if coming is not None:
-            self.received.into(packed, coming.wait())
-        return packed
 
-    def sum(self, packed: Tensor) -> Tensor:
-        """[summed, heads, head_dim], float32 or wider: what this rank contributes to rows with several contributions."""
-        wide = torch.promote_types(packed.dtype, torch.float32)
-        total = packed.index_select(0, self.cover).to(wide)
-        for rows, copies in self.sums:
-            total.index_add_(0, rows, packed.index_select(0, copies).to(wide))
-        return total
+def halves(fused: Tensor) -> tuple[Tensor, Tensor]:
+    """K and V of a buffer that holds their heads side by side, [rows, 2 * heads, head_dim]; views."""
+    width = fused.shape[1] // 2
+    return fused[:, :width], fused[:, width:]
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Blocks of heads side by side; one block as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)

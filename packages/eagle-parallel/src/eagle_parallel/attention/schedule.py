@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 import torch
 
 from eagle_parallel.attention.call import Call, row_index
-from eagle_parallel.attention.key_rows import KeyRows, RowCopy
+from eagle_parallel.attention.key_rows import KeyRows
 from eagle_parallel.kernels.segments import Segments
 from eagle_parallel.layout import Piece
 from eagle_parallel.plan import Plan
@@ -29,7 +29,6 @@ class GatherSchedule:
     keys: KeyRows
     sent: tuple[int, ...]
     received: tuple[int, ...]
-    sending: RowCopy  # own row -> sent row
     widest: int  # rows that the busiest rank receives: equal on every rank, 0 if nothing moves anywhere
 
 
@@ -86,7 +85,6 @@ def _gather(plan: Plan, rank: int, device: torch.device) -> GatherSchedule:
         key_rows,
         tuple(map(_count, sent)),
         tuple(map(_count, received)),
-        RowCopy.of(sent_rows, torch.arange(sent_rows.numel()), device),
         max(volumes),
     )
 

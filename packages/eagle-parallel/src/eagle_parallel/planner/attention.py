@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from eagle_parallel.planner.hardware import FLASH, Call, Cluster, Kernel
 from eagle_parallel.planner.load import TILE_OVERHEAD, RankLoad
-from eagle_parallel.planner.stages import stage_count
+from eagle_parallel.planner.stages import StageCounts, stage_counts
 
 Algorithm = Literal["gather_kv", "ring"]
 ALGORITHMS: tuple[Algorithm, ...] = ("gather_kv", "ring")
@@ -97,7 +97,8 @@ class AttentionTime:
 
     forward, backward: all of it. kernel_forward, kernel_backward: the attention kernel alone. exposed_ring, exposed_ulysses:
     wire time of one forward and backward that nothing hides; exposed_ring_forward is the first's part of forward. copies: moving
-    rows in memory and launches around the kernel, of one forward and backward. head_groups: into how many the gather is cut.
+    rows in memory and launches around the kernel, of one forward and backward. head_groups: stages of the gather, forward and
+    backward.
     """
 
     forward: float
@@ -108,7 +109,7 @@ class AttentionTime:
     exposed_ring_forward: float
     exposed_ulysses: float
     copies: float
-    head_groups: int
+    head_groups: StageCounts
 
     @property
     def total(self) -> float:
@@ -160,11 +161,11 @@ def attention_time(
     if ring == 1 or load.moved_tokens == 0:
         forward = _kernel(kernel, load, share.query, shape, cluster, backward=False) + extra
         backward = _kernel(kernel, load, share.query, shape, cluster, backward=True) + extra
-        timing = (forward, backward, forward, backward, 1)
+        timing = (forward, backward, forward, backward, StageCounts(1, 1))
     elif algorithm == "gather_kv":
         passes = _PLAIN_PASSES if documents <= _FEW_DOCUMENTS else _INDEXED_PASSES
         copies += passes * 2 * load.key_rows * row * 2 * share.kv / device.memory_bandwidth
-        groups = stage_count(moved.ring_forward, share.fewest_kv)
+        groups = stage_counts(moved.ring_forward, share.fewest_kv)
         timing = _gathered(kernel, load, share, groups, shape, ring, ulysses, cluster, extra)
     else:
         # Every further step merges in fp32 (read, written, the part read: 10 bytes): out forward, dq and dk, dv backward.
@@ -196,23 +197,24 @@ def _gathered(
     kernel: Kernel,
     load: RankLoad,
     share: HeadShare,
-    groups: int,
+    groups: StageCounts,
     shape: Heads,
     ring: int,
     ulysses: int,
     cluster: Cluster,
     extra: float,
-) -> tuple[float, float, float, float, int]:
+) -> tuple[float, float, float, float, StageCounts]:
     """Head groups in a pipeline of two buffers: gather group g + 1 while group g attends; backward also reduces group g - 1."""
-    each = load.moved_tokens / (ring - 1) * shape.head_dim * _BYTES * 2 * share.kv / groups
-    gather = cluster.seconds("all_gather", each, ring, ulysses)
-    reduce = cluster.seconds("all_to_all", each, ring, ulysses)
-    heads = -(-share.query // groups)
-    compute_forward = _kernel(kernel, load, heads, shape, cluster, backward=False) + extra
-    compute_backward = _kernel(kernel, load, heads, shape, cluster, backward=True) + extra
-    forward = gather + (groups - 1) * max(compute_forward, gather) + compute_forward
-    backward = gather + (groups - 1) * max(compute_backward, gather + reduce) + compute_backward + reduce
-    return forward, backward, groups * compute_forward, groups * compute_backward, groups
+    each = load.moved_tokens / (ring - 1) * shape.head_dim * _BYTES * 2 * share.kv
+    gather = [cluster.seconds("all_gather", each / count, ring, ulysses) for count in groups]
+    reduce = cluster.seconds("all_to_all", each / groups.backward, ring, ulysses)
+    compute = [
+        _kernel(kernel, load, -(-share.query // count), shape, cluster, backward=backward) + extra
+        for count, backward in zip(groups, (False, True), strict=True)
+    ]
+    forward = gather[0] + (groups.forward - 1) * max(compute[0], gather[0]) + compute[0]
+    backward = gather[1] + (groups.backward - 1) * max(compute[1], gather[1] + reduce) + compute[1] + reduce
+    return forward, backward, groups.forward * compute[0], groups.backward * compute[1], groups
 
 
 def _rotated(
@@ -224,7 +226,7 @@ def _rotated(
     ulysses: int,
     cluster: Cluster,
     extra: float,
-) -> tuple[float, float, float, float, int]:
+) -> tuple[float, float, float, float, StageCounts]:
     """`ring` steps; K and V hop while the step attends, in backward dK and dV hop as well.
 
     Every step is a kernel call of its own: it starts every query tile again, drains its own tail and launches its merges.
@@ -244,5 +246,5 @@ def _rotated(
         (ring - 1) * max(backward, hop_twice) + backward + hop,  # the last hop brings dK and dV home
         ring * forward,
         ring * backward,
-        1,
+        StageCounts(1, 1),
     )

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-# Received bytes for which one more stage pays. On an H200 two stages of one 64K document cost 2 % of the kernels' time
-# (each call ends with idle multiprocessors), where NVLink brings all of its 67 MB in 0.3 ms.
+from typing import NamedTuple
+
+# Received bytes for which one more stage pays for time. On an H200 each stage costs some of the kernels' time (a call ends with
+# idle multiprocessors: 1.2 % for two stages of a 64K document forward and backward, 4 % at 32K), where NVLink brings all of the
+# 67 MB of 64K in 0.3 ms.
 STAGE_BYTES = 128 * 2**20
 
+# Received bytes from which backward takes two stages for memory: the kernel's own gradients for every query head are what a rank
+# holds at most, and two stages halve them.
+TWO_STAGES_BYTES = 64 * 2**20
 
-def stage_count(received: float, fewest_kv_heads: int) -> int:
+
+class StageCounts(NamedTuple):
+    """Stages of the forward and of the backward pass."""
+
+    forward: int
+    backward: int
+
+
+def stage_counts(received: float, fewest_kv_heads: int) -> StageCounts:
     """Stages of a gather.
 
     Args:
         received: bytes that the busiest rank receives in forward.
         fewest_kv_heads: KV heads of the Ulysses rank that has the fewest; a stage has at least one.
     """
-    return min(max(1, fewest_kv_heads), max(1, int(received) // STAGE_BYTES))
+    most = max(1, fewest_kv_heads)
+    forward = min(most, max(1, int(received) // STAGE_BYTES))
+    return StageCounts(forward, min(most, max(forward, 2 if received >= TWO_STAGES_BYTES else 1)))
