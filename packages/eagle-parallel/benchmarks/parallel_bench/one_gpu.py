@@ -175,7 +175,7 @@ def predicted(logs: Sequence[dict[str, list[Tensor]]], way: Way, alone_ms: float
         "prediction_without_overlap": alone_ms / (way.ranks * (rank_ms + sum(times))),
     }
     if way.algorithm == "gather_kv" and way.cp_ulysses == 1:
-        # Backward gathers again and returns gradients: the first third of the exchanges is the forward pass.
+        # One stage: a gather, then gradients return. More: backward gathers again, and a third is the forward pass.
         exposed = sum(times[place] for place in {0, len(times) // 3, len(times) - 1}) if times else 0.0
         found["prediction_with_overlap"] = alone_ms / (way.ranks * (rank_ms + exposed))
     return found

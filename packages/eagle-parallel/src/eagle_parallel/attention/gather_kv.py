@@ -1,9 +1,9 @@
 """Attention by gathering the keys and values that a rank's queries see, some KV heads at a time.
 
 While one stage of heads attends, the next one is on its way; at most two are in memory. Every query sees all its keys in one
-kernel call, so nothing is merged. What is saved for the backward pass is local: it gathers again, in stages of its own, for the
-memory of a step is decided there. Partial dK and dV travel to their owners in the input's dtype, where they are summed in
-float32 (float64 for float64) in the order of ranks.
+kernel call, so nothing is merged. Keys that came in one stage are few and are kept for the backward pass; of more, only this
+rank's own are, and backward gathers again, in stages of its own, for there a step's memory is decided. Partial dK and dV travel
+to their owners in the input's dtype, where they are summed in float32 (float64 for float64) in the order of ranks.
 """
 
 from __future__ import annotations
@@ -33,10 +33,20 @@ class GatherJob(Job[GatherSchedule]):
         return self.group is not None and self.schedule.widest > 0
 
     @property
+    def keeps(self) -> bool:
+        """Whether the keys of the forward pass are kept for the backward pass."""
+        return len(self.stages) == len(self.backward_stages) == 1
+
+    @property
     def one_call(self) -> bool:
         """Whether one kernel call on the tensors as they are is all there is to do."""
-        whole = len(self.backward_stages) == 1 and len(self.backward_stages[0].blocks) == 1
-        return whole and not self.moves and self.schedule.keys.as_they_lie and self.schedule.segments.queries > 0
+        return (
+            self.keeps
+            and len(self.stages[0].blocks) == 1
+            and not self.moves
+            and self.schedule.keys.as_they_lie
+            and self.schedule.segments.queries > 0
+        )
 
 
 def gather_kv_attention(q: Tensor, k: Tensor, v: Tensor, job: GatherJob) -> Tensor:
@@ -56,10 +66,13 @@ class _GatherKV(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, job: GatherJob) -> Tensor:
         segments = job.schedule.segments
         out = lse = None
+        kept = k, v
         coming = _start_gather(k, v, job, job.stages, 0)
         for place, stage in enumerate(job.stages):
             keys, coming = _arrived(k, v, job, stage, coming), None
             coming = _start_gather(k, v, job, job.stages, place + 1)
+            if job.keeps:
+                kept = keys
             for block in stage.blocks if segments.queries else ():
                 found = job.attend(stage, block, segments, q, *keys)
                 if block.query_end - block.query_start == q.shape[1]:
@@ -72,7 +85,7 @@ class _GatherKV(torch.autograd.Function):
             del keys
         if out is None or lse is None:
             out, lse = _empty_like(q), q.new_empty((q.shape[1], q.shape[0]), dtype=_wide(q))
-        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.save_for_backward(q, *kept, out, lse)
         ctx.job = job
         return out
 
@@ -87,29 +100,32 @@ class _GatherKV(torch.autograd.Function):
             whole = job.backward_stages[0]
             exact = job.attend_backward(whole, whole.blocks[0], segments, grads[0], q, k, v, out, lse)
             return *(grad.to(q.dtype) for grad in exact), None
-        dq, dk, dv = None, _empty_like(k), _empty_like(v)
+        # Joined at the end, when what the kernel needs to work with is free again.
+        dq: list[Tensor] = []
+        grads_of_keys: list[tuple[Tensor, Tensor]] = []
         returning: _Returning | None = None
-        coming = _start_gather(k, v, job, job.backward_stages, 0)
+        coming = None if job.keeps else _start_gather(k, v, job, job.backward_stages, 0)
         for place, stage in enumerate(job.backward_stages):
-            keys, coming = _arrived(k, v, job, stage, coming), None
-            coming = _start_gather(k, v, job, job.backward_stages, place + 1)
+            if job.keeps:
+                keys = k, v
+            else:
+                keys, coming = _arrived(k, v, job, stage, coming), None
+                coming = _start_gather(k, v, job, job.backward_stages, place + 1)
             found: list[tuple[Tensor, Tensor]] = []
             for block in stage.blocks if segments.queries else ():
-                part, *part_keys = job.attend_backward(stage, block, segments, grads[0], q, *keys, out, lse)
-                found.append((part_keys[0], part_keys[1]))
-                if block.query_end - block.query_start == q.shape[1]:
-                    dq = part.to(q.dtype)
-                    continue
-                dq = _empty_like(q) if dq is None else dq
-                dq[:, block.query_start : block.query_end] = part
+                part, dk, dv = job.attend_backward(stage, block, segments, grads[0], q, *keys, out, lse)
+                dq.append(part.to(q.dtype))
+                found.append((dk, dv))
+                del part, dk, dv
             del keys
-            heads = slice(stage.kv_start, stage.kv_end)
             if returning is not None:
-                returning.finish()
-            returning = _Returning.start((dk[:, heads], dv[:, heads]), found, job)
+                grads_of_keys.append(returning.finish())
+            returning = _Returning.start(q, stage, found, job)
+            del found
         if returning is not None:
-            returning.finish()
-        return _empty_like(q) if dq is None else dq, dk, dv, None
+            grads_of_keys.append(returning.finish())
+        dk, dv = (joined(parts) for parts in zip(*grads_of_keys, strict=True))
+        return joined(dq) if dq else _empty_like(q), dk, dv, None
 
 
 def _empty_like(tensor: Tensor) -> Tensor:
@@ -148,26 +164,30 @@ def _arrived(k: Tensor, v: Tensor, job: GatherJob, stage: Stage, coming: Pending
 class _Returning:
     """dK and dV of a stage: the parts that other ranks own are on their way, and theirs of our rows."""
 
-    grads: tuple[Tensor, Tensor]  # dK and dV of own rows [rows, heads of the stage, head_dim], written by `finish`
+    shape: tuple[int, int, int]  # of dK and dV: own rows, heads of the stage, head_dim
+    like: Tensor
     parts: tuple[Tensor, Tensor] | None  # of packed rows
     pending: Pending | None
     job: GatherJob
 
     @classmethod
-    def start(cls, grads: tuple[Tensor, Tensor], found: list[tuple[Tensor, Tensor]], job: GatherJob) -> _Returning:
-        """Sum this rank's contributions to what others own, and send them."""
-        schedule = job.schedule
+    def start(cls, q: Tensor, stage: Stage, found: list[tuple[Tensor, Tensor]], job: GatherJob) -> _Returning:
+        """Sum this rank's contributions to what others own, and send them; q is this rank's and tells rows, size and dtype."""
+        schedule, width = job.schedule, stage.kv_end - stage.kv_start
+        shape = (q.shape[0], width, q.shape[2])
         parts = (joined([dk for dk, _ in found]), joined([dv for _, dv in found])) if found else None
         if job.group is None or not job.moves:
-            return cls(grads, parts, None, job)
-        dk = grads[0]
-        back, arriving = (dk.new_empty((sum(rows), 2 * dk.shape[1], dk.shape[2])) for rows in (schedule.received, schedule.sent))
+            return cls(shape, q, parts, None, job)
+        back, arriving = (q.new_empty((sum(rows), 2 * width, q.shape[2])) for rows in (schedule.received, schedule.sent))
         if parts is not None:
             schedule.keys.back.into(halves(back), parts)
-        return cls(grads, parts, exchange(back, schedule.received, arriving, schedule.sent, job.group), job)
+        return cls(shape, q, parts, exchange(back, schedule.received, arriving, schedule.sent, job.group), job)
 
-    def finish(self) -> None:
-        """Add to this rank's own contributions those of other ranks, in the order of ranks."""
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """dK and dV: this rank's own contributions, then those of other ranks in the order of ranks."""
         arrived = None if self.pending is None else halves(self.pending.wait())
-        if self.parts is not None:
-            self.job.schedule.keys.own.into(self.grads, self.parts, arrived)
+        if self.parts is None:
+            return self.like.new_zeros(self.shape), self.like.new_zeros(self.shape)
+        grads = self.like.new_empty(self.shape), self.like.new_empty(self.shape)
+        self.job.schedule.keys.own.into(grads, self.parts, arrived)
+        return grads

@@ -88,7 +88,9 @@ def volume(shape: Heads, local_tokens: float, moved_tokens: float, ulysses: int)
     heads_back = shape.query_heads - share.query
     exchanged = float(local_tokens * row * (heads_in + heads_back)) if ulysses > 1 else 0.0
     gathered = float(moved_tokens * row * 2 * share.kv)
-    return Volume(exchanged, exchanged, gathered, 2 * gathered)  # backward gathers again and reduces dK, dV
+    # Backward returns dK and dV, and gathers again what was not kept.
+    again = 0.0 if stage_counts(gathered, share.fewest_kv).keeps else gathered
+    return Volume(exchanged, exchanged, gathered, gathered + again)
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,8 @@ def _gathered(
     """Head groups in a pipeline of two buffers: gather group g + 1 while group g attends; backward also reduces group g - 1."""
     each = load.moved_tokens / (ring - 1) * shape.head_dim * _BYTES * 2 * share.kv
     gather = [cluster.seconds("all_gather", each / count, ring, ulysses) for count in groups]
+    if groups.keeps:
+        gather[1] = 0.0
     reduce = cluster.seconds("all_to_all", each / groups.backward, ring, ulysses)
     compute = [
         _kernel(kernel, load, -(-share.query // count), shape, cluster, backward=backward) + extra
