@@ -101,9 +101,10 @@ def _peak(model: Any, ids: Tensor, positions: Tensor, plan: Any, device: torch.d
 def vision_rows(device: torch.device, quick: bool) -> Iterator[dict[str, Any]]:
     """For packs of tiles the tower's time on the busiest of two ranks over its time on one GPU, forward and backward.
 
-    SigLIP2-So400m's shape, 512 px, patch 16, bfloat16, nothing checkpointed; the tiles are dealt by the vision plan. The exchange
-    of feature rows is not in it.
+    SigLIP2-So400m's shape, 512 px, patch 16, bfloat16, with eagle-kernels' operators as in training, nothing checkpointed; the
+    tiles are dealt by the vision plan. The exchange of feature rows is not in it.
     """
+    import eagle_kernels
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     torch.manual_seed(0)
@@ -113,6 +114,7 @@ def vision_rows(device: torch.device, quick: bool) -> Iterator[dict[str, Any]]:
     with torch.device(device):
         tower: Any = SiglipVisionModel(config)
     torch.set_default_dtype(torch.float32)
+    eagle_kernels.apply(tower)
     tower.train()
     for count in (4,) if quick else TILES:
         tiles = torch.randn(count, 3, pixels, pixels, device=device, dtype=torch.bfloat16)

@@ -13,6 +13,7 @@ from torch import Tensor
 from eagle_parallel.kernels.base import Kernel
 from eagle_parallel.kernels.segments import Segments
 from eagle_parallel.layout import HeadBlock, HeadShare, uniform_blocks
+from eagle_parallel.planner.stages import stage_borders
 
 Schedule = TypeVar("Schedule")
 
@@ -65,8 +66,8 @@ class Job(Generic[Schedule]):
 
 
 def stages(share: HeadShare, group: int, count: int) -> tuple[Stage, ...]:
-    """A rank's KV heads in `count` stages, as equal as possible; a stage may be empty."""
-    borders = [share.kv_heads * place // count for place in range(count + 1)]
+    """A rank's KV heads in `count` stages, `planner.stages.stage_borders`; a stage may be empty."""
+    borders = stage_borders(share.kv_heads, count)
     return tuple(Stage(start, end, tuple(uniform_blocks(share, group, start, end))) for start, end in pairwise(borders))
 
 

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from eagle_parallel.planner.hardware import FLASH, Call, Cluster, Kernel
 from eagle_parallel.planner.load import TILE_OVERHEAD, RankLoad
-from eagle_parallel.planner.stages import StageCounts, stage_counts
+from eagle_parallel.planner.stages import StageCounts, stage_borders, stage_counts
 
 Algorithm = Literal["gather_kv", "ring"]
 ALGORITHMS: tuple[Algorithm, ...] = ("gather_kv", "ring")
@@ -206,19 +206,27 @@ def _gathered(
     cluster: Cluster,
     extra: float,
 ) -> tuple[float, float, float, float, StageCounts]:
-    """Head groups in a pipeline of two buffers: gather group g + 1 while group g attends; backward also reduces group g - 1."""
-    each = load.moved_tokens / (ring - 1) * shape.head_dim * _BYTES * 2 * share.kv
-    gather = [cluster.seconds("all_gather", each / count, ring, ulysses) for count in groups]
-    if groups.keeps:
-        gather[1] = 0.0
-    reduce = cluster.seconds("all_to_all", each / groups.backward, ring, ulysses)
-    compute = [
-        _kernel(kernel, load, -(-share.query // count), shape, cluster, backward=backward) + extra
-        for count, backward in zip(groups, (False, True), strict=True)
-    ]
-    forward = gather[0] + (groups.forward - 1) * max(compute[0], gather[0]) + compute[0]
-    backward = gather[1] + (groups.backward - 1) * max(compute[1], gather[1] + reduce) + compute[1] + reduce
-    return forward, backward, groups.forward * compute[0], groups.backward * compute[1], groups
+    """Stages of heads in a pipeline of two buffers: one attends while the next is gathered and the one before returned."""
+    each = load.moved_tokens / (ring - 1) * shape.head_dim * _BYTES * 2
+
+    def stages(count: int, backward: bool) -> list[tuple[float, float, float]]:
+        """(gather, kernel, return) of every stage that has heads."""
+        found = []
+        for size in (end - start for start, end in pairwise(stage_borders(share.kv, count)) if end > start):
+            heads = -(-share.query * size // share.kv)
+            compute = _kernel(kernel, load, heads, shape, cluster, backward=backward) + extra
+            gather = cluster.seconds("all_gather", each * size, ring, ulysses)
+            found.append((gather, compute, cluster.seconds("all_to_all", each * size, ring, ulysses)))
+        return found
+
+    there, back = stages(groups.forward, False), stages(groups.backward, True)
+    forward = there[0][0] + there[-1][1]
+    forward += sum(max(compute, gather) for (_, compute, _), (gather, _, _) in pairwise(there))
+    first = 0.0 if groups.keeps else back[0][0]
+    backward = first + back[-1][1] + back[-1][2]
+    backward += sum(max(compute, gather + home) for (_, compute, home), (gather, _, _) in pairwise(back))
+    kernels = [sum(compute for _, compute, _ in each_way) for each_way in (there, back)]
+    return forward, backward, kernels[0], kernels[1], groups
 
 
 def _rotated(

@@ -9,9 +9,11 @@ from typing import NamedTuple
 # 67 MB of 64K in 0.3 ms.
 STAGE_BYTES = 128 * 2**20
 
-# Received bytes from which backward takes two stages for memory: the kernel's own gradients for every query head are most of what
-# a rank holds, and two stages halve them. Earlier it would cost 0.9 % of a 64K document's time.
-TWO_STAGES_BYTES = 128 * 2**20
+# Received bytes from which backward takes three stages for memory: the kernel's own gradients for every query head are most of
+# what a rank holds. Of four KV heads the first stage then has two, while no gradients of another stage are there yet, and the
+# others one. Earlier it would cost 1 % of a 64K document's time.
+MEMORY_BYTES = 128 * 2**20
+_MEMORY_STAGES = 3
 
 
 class StageCounts(NamedTuple):
@@ -35,4 +37,9 @@ def stage_counts(received: float, fewest_kv_heads: int) -> StageCounts:
     """
     most = max(1, fewest_kv_heads)
     forward = min(most, max(1, int(received) // STAGE_BYTES))
-    return StageCounts(forward, min(most, max(forward, 2 if received >= TWO_STAGES_BYTES else 1)))
+    return StageCounts(forward, min(most, max(forward, _MEMORY_STAGES if received >= MEMORY_BYTES else 1)))
+
+
+def stage_borders(kv_heads: int, count: int) -> list[int]:
+    """Where the stages of a rank's KV heads begin and the last one ends: as equal as possible, larger ones first."""
+    return [-(-kv_heads * place // count) for place in range(count + 1)]
