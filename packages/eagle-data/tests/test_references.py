@@ -12,6 +12,8 @@ import pyarrow as pa
 import pytest
 from eagle_data.errors import MediaError, MissingMediaError
 from eagle_data.images import image_bytes, image_size, load_image
+from eagle_data.inspect_media import describe
+from eagle_data.media_index import MediaIndexWriter, PreparedMedia
 from eagle_data.references import Reference, parse_reference
 from eagle_data.tar_members import member_names, open_member
 from eagle_data.units import load_unit
@@ -166,6 +168,23 @@ def test_a_parquet_cell_is_read_in_both_spellings_and_from_both_kinds_of_column(
     mapped = {"parquet_file": str(table), "parquet_column": "image", "parquet_row": 5}
     for source, number in ((f"{table}::image::5", 5), (mapped, 5), (f"{table}::hf::3", 3), (f"{table}::image::0", 0)):
         assert number_in(np.asarray(load_image(source))) == number
+
+
+def test_a_video_in_a_parquet_cell_is_read_and_indexed(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "v.mkv", frames=30)
+    parquet.write_table(pa.table({"video": [b"no video", clip.read_bytes()]}), tmp_path / "t.parquet")
+    cell = f"{tmp_path / 't.parquet'}::video::1"
+    with open_video(clip) as alone, open_video(cell) as inside:
+        assert inside.metadata == alone.metadata
+        assert [number_in(picture) for picture in inside.frames_at([29, 0])] == [29, 0]
+        assert inside.index is not None
+        with MediaIndexWriter(tmp_path) as writer:
+            writer.add(cell, inside.index)
+    with PreparedMedia(tmp_path).open_video(cell, start=0.4) as prepared:
+        assert number_in(prepared.frames_at([0]).pixels[0]) == 10
+    assert "stream: video h264, 96 x 64, yuv420p" in list(describe(cell))
+    with pytest.raises(MediaError, match="video::0"):
+        open_video(f"{tmp_path / 't.parquet'}::video::0")
 
 
 @pytest.mark.parametrize(

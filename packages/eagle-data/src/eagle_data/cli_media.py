@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from eagle_data.fetch import Fetch
     from eagle_data.lmdb_convert import Conversion
 
-__all__ = ["add_to", "fail"]
+__all__ = ["FetchFrom", "FetchLimit", "FetchThem", "add_to", "fail", "leave"]
 
 _POLICY = "uniform:N, fps:RATE[,MIN,MAX], training:RATE,MIN,MAX, seconds:T,… or segment:N; @START-END behind it takes a clip."
 _BAR = 30
+
+FetchThem = Annotated[bool, typer.Option("--fetch", help="Fetch media at http(s) addresses; without it they are refused.")]
+FetchFrom = Annotated[
+    list[str] | None,
+    typer.Option("--fetch-host", help="Fetch them from this host and from no other; repeat it.", show_default=False),
+]
+FetchLimit = Annotated[int, typer.Option("--fetch-mib", min=1, help="Most MiB to fetch of one address.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,9 +45,19 @@ def fail(error: Exception) -> NoReturn:
     raise typer.Exit(2)
 
 
+def leave(fetch: bool, hosts: list[str] | None, mebibytes: int) -> Fetch | None:
+    """What the options `FetchThem`, `FetchFrom` and `FetchLimit` allow; None is no leave."""
+    from eagle_data.fetch import Fetch
+
+    return Fetch(max_bytes=mebibytes << 20, hosts=tuple(hosts) if hosts else None) if fetch or hosts else None
+
+
 def inspect(
     file: Annotated[
-        str, typer.Argument(help="Image, video, PDF, folder or archive of frames, or LMDB store.", show_default=False)
+        str,
+        typer.Argument(
+            help="Image, video, PDF, folder or archive of frames, LMDB store, or the address of a file.", show_default=False
+        ),
     ],
     policy: Annotated[str, typer.Option(help=f"Which frames: {_POLICY} The released policy when not given.")] = "",
     sheet: Annotated[
@@ -50,6 +68,9 @@ def inspect(
     tokens_per_tile: Annotated[int, typer.Option(min=1, help="Context tokens of a tile.")] = 256,
     max_tiles: Annotated[int, typer.Option(min=1, help="Most tiles of an image, thumbnail not counted.")] = 12,
     fps: Annotated[float, typer.Option(min=0.001, help="Frames a second of the released policy.")] = 2.0,
+    fetch: FetchThem = False,
+    fetch_host: FetchFrom = None,
+    fetch_mib: FetchLimit = 256,
 ) -> None:
     """Say what a media file holds and what a model would be shown of it."""
     from eagle_data.errors import EagleDataError
@@ -59,7 +80,8 @@ def inspect(
     try:
         chosen = parse_policy(policy) if policy else None if fps == 2.0 else Rate(fps)
         sizes = {"tile_size": tile_size, "tokens_per_tile": tokens_per_tile, "max_tiles": max_tiles}
-        for line in describe(file, **sizes, policy=chosen, check=check, sheet=sheet):
+        given = leave(fetch, fetch_host, fetch_mib)
+        for line in describe(file, **sizes, policy=chosen, check=check, sheet=sheet, fetch=given):
             typer.echo(line)
     except EagleDataError as error:
         fail(error)
@@ -72,6 +94,9 @@ def frames(
     kind: Annotated[str, typer.Option(help="png, jpg or webp.")] = "png",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the pictures; the video's own when not given.")] = "",
     backend: Annotated[str, typer.Option(help="eagle, decord or torchcodec.")] = "eagle",
+    fetch: FetchThem = False,
+    fetch_host: FetchFrom = None,
+    fetch_mib: FetchLimit = 256,
 ) -> None:
     """Write chosen frames as picture files."""
     from eagle_data.errors import EagleDataError
@@ -82,7 +107,7 @@ def frames(
     options: dict[str, Any] = {} if backend == "eagle" else {"backend": backend}
     try:
         chosen, wanted = parse_policy(policy), _size(size)
-        with open_video(file, **options) as video:
+        with open_video(file, fetch=leave(fetch, fetch_host, fetch_mib), **options) as video:
             written, damaged = write_frames(video, chosen, out, kind=kind, size=wanted)
     except (EagleDataError, OSError) as error:
         fail(error)

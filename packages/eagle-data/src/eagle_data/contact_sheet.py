@@ -92,7 +92,9 @@ def draw_sheet(
         )
         base = upper + height + _LABEL - 8
         pen.text((left, base), clock(frame.second), _INK, _font(19), anchor="ls")
-        label = "damaged" if frame.corrupt else f"#{frame.index}"
+        room = width - _font(19).getlength(clock(frame.second)) - 8
+        labels = (f"damaged  #{frame.index}", "damaged", "") if frame.corrupt else (f"#{frame.index}", "")
+        label = next(text for text in labels if not text or _font(16).getlength(text) <= room)
         pen.text((left + width, base), label, _RED if frame.corrupt else _FAINT, _font(16), anchor="rs")
     _time_line(pen, frames, below + 52, start, end, keyframes)
     return sheet
@@ -162,13 +164,28 @@ def _time_line(
         pen.ellipse((x - 6, y - 6, x + 6, y + 6), fill=_RED if frame.corrupt else _ACCENT, outline=_PAPER, width=2)
     pen.text((left, y + 40), clock(start), _FAINT, _font(16), anchor="ls")
     pen.text((right, y + 40), clock(end), _FAINT, _font(16), anchor="rs")
-    if len(keyframes):
-        marks = f"{len(keyframes)} keyframes" if len(keyframes) > 1 else "1 keyframe"
-        middle = (left + right) // 2
-        pen.ellipse((middle - 96, y + 29, middle - 86, y + 39), fill=_ACCENT)
-        pen.text((middle - 78, y + 40), "shown", _FAINT, _font(16), anchor="ls")
-        pen.line((middle - 6, y + 31, middle - 6, y + 38), _FAINT, 1)
-        pen.text((middle + 4, y + 40), marks, _FAINT, _font(16), anchor="ls")
+    _legend(pen, (left + right) // 2, y + 40, sum(frame.corrupt for frame in frames), len(keyframes))
+
+
+def _legend(pen: ImageDraw.ImageDraw, middle: int, base: int, damaged: int, keyframes: int) -> None:
+    """What the marks on the time line mean, where there is more than one kind of them, centred on `middle`."""
+    marks = [(_ACCENT, "shown")]
+    if damaged:
+        marks.append((_RED, f"{damaged} damaged"))
+    if keyframes:
+        marks.append((_FAINT, f"{keyframes} keyframes" if keyframes > 1 else "1 keyframe"))
+    if len(marks) == 1:
+        return
+    font, sign, gap = _font(16), 18, 28
+    widths = [sign + round(font.getlength(text)) for _, text in marks]
+    x = middle - (sum(widths) + gap * (len(marks) - 1)) // 2
+    for (colour, text), width in zip(marks, widths, strict=True):
+        if colour == _FAINT:
+            pen.line((x + 8, base - 10, x + 8, base - 2), _FAINT, 1)
+        else:
+            pen.ellipse((x, base - 11, x + 10, base - 1), fill=colour)
+        pen.text((x + sign, base), text, _FAINT, font, anchor="ls")
+        x += width + gap
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:

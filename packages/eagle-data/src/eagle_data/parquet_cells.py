@@ -16,7 +16,7 @@ from .errors import MediaError, MissingMediaError
 if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData
 
-__all__ = ["bytes_of_cell", "read_cell"]
+__all__ = ["byte_columns", "bytes_of_cell", "read_cell"]
 
 _FILES_REMEMBERED = 16
 _last = threading.local()
@@ -45,6 +45,24 @@ def read_cell(file: str, column: str, row: int) -> bytes:
             return bytes_of_cell(_group(stamp, metadata, group, column)[row - first].as_py(), name)
         first += rows
     raise MissingMediaError(name, f"the file has {first} rows", f"Use a row from 0 to {first - 1}")
+
+
+def byte_columns(file: str) -> tuple[int, list[str]]:
+    """Rows of the file, and its columns that may hold encoded bytes. Raises MediaError."""
+    import pyarrow as pa
+
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        raise MissingMediaError(file, "no such file", "Check the path and the recipe's root") from error
+    metadata = _metadata(os.path.realpath(file), status.st_size, status.st_mtime_ns)
+
+    def holds_bytes(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    return metadata.num_rows, [field.name for field in metadata.schema.to_arrow_schema() if holds_bytes(field.type)]
 
 
 def bytes_of_cell(value: Any, name: str) -> bytes:

@@ -52,7 +52,7 @@ def page_size(source: str | bytes, name: str, page: int, *, dpi: float = DPI) ->
 
 
 class PdfReader:
-    """The pages of a PDF as frames at a fixed rate. Implements `video.FrameReader`.
+    """The pages of a PDF as frames at a fixed rate. Implements `video_frames.FrameReader`.
 
     The video is as large as the first page; a page of another size fills as much of it as fits, on white.
     """
@@ -71,7 +71,7 @@ class PdfReader:
         self.times = np.arange(count + 1) / fps
 
     def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the wanted pages in order; see `video.FrameReader`."""
+        """Yield the wanted pages in order; see `video_frames.FrameReader`."""
         for number in wanted:
             page = page_picture(self._source, self.name, number + 1, dpi=self._dpi)
             if page.size != (self.width, self.height):

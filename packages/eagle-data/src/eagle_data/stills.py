@@ -27,7 +27,7 @@ _FAST_MS, _FAST_SHOWN_MS = 10, 100
 
 
 class AnimationReader:
-    """Frames of one animated picture file, timed by its own frame durations. Implements `video.FrameReader`."""
+    """Frames of one animated picture file, timed by its own frame durations. Implements `video_frames.FrameReader`."""
 
     rate: float | None = None
     rotation = 0
@@ -49,7 +49,7 @@ class AnimationReader:
         self.width, self.height = self._image.size
 
     def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the wanted frames in order; see `video.FrameReader`."""
+        """Yield the wanted frames in order; see `video_frames.FrameReader`."""
         for number in wanted:
             try:
                 self._image.seek(number)
@@ -64,7 +64,7 @@ class AnimationReader:
 
 
 class PictureListReader:
-    """Pictures shown one after another at a fixed rate. Implements `video.FrameReader`."""
+    """Pictures shown one after another at a fixed rate. Implements `video_frames.FrameReader`."""
 
     rotation = 0
 
@@ -80,7 +80,7 @@ class PictureListReader:
         self.width, self.height = image_size(pictures[0], fetch=fetch)
 
     def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the wanted pictures in order; see `video.FrameReader`."""
+        """Yield the wanted pictures in order; see `video_frames.FrameReader`."""
         for number in wanted:
             picture = load_image(self._pictures[number], fetch=self._fetch)
             if size is None and picture.size != (self.width, self.height):

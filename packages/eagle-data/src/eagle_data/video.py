@@ -2,133 +2,30 @@
 
 Promises that frame i is the i-th displayed frame (B-frames, variable rate, edit lists and non-zero starts included), upright, and
 that a call returns exactly the frames asked for, the damaged ones among them marked, or raises a MediaError naming the file.
-Choosing frames is `eagle_data.sampling`; containers are read by `eagle_data.media`, animations and lists of pictures by `stills`.
+Choosing frames is `eagle_data.policies`; finding the reader of a source is `video_sources`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import MediaError
-from .fetch import Fetch, is_address
-from .images import ImageSource, local_path
+from .fetch import Fetch
+from .video_frames import FillingReader, FrameReader, Frames, VideoMetadata
+from .video_sources import VideoSource, open_reader
 
 if TYPE_CHECKING:
-    from .media.byte_source import ByteSource
     from .media.frame_index import FrameIndex
     from .media.picture import Resize
-    from .media.reader import Filled
 
 __all__ = ["Frames", "Video", "VideoMetadata", "VideoSource", "open_video", "probe_video", "read_frames"]
 
-VideoSource: TypeAlias = "str | Path | bytes | BinaryIO | Sequence[ImageSource]"
-
-_ANIMATION_MAGIC = (b"GIF87a", b"GIF89a", b"\x89PNG\r\n\x1a\n")
 # The same instant reached by two routes (index / rate, pts * time base) differs by less; two frames never lie this close.
 _SAME_INSTANT = 1e-6
-_BACKENDS = ("eagle", "decord", "torchcodec")
-
-
-@dataclass(frozen=True)
-class VideoMetadata:
-    """What a video (or the clip of it) holds.
-
-    Attributes:
-        frames: displayed frames, exact.
-        fps: frames per second; for a variable rate the mean.
-        duration: seconds from the first frame's appearance to the end of the last frame.
-        width: pixels as displayed, after rotation.
-        height: pixels as displayed, after rotation.
-        rotation: degrees clockwise (0, 90, 180 or 270) that were applied to the stored pictures.
-    """
-
-    frames: int
-    fps: float
-    duration: float
-    width: int
-    height: int
-    rotation: int
-
-
-@dataclass(frozen=True, eq=False)
-class Frames:
-    """Frames of a video, in the order asked. Iterating gives the pictures.
-
-    Attributes:
-        pixels: uint8 ``[n, height, width, 3]``, RGB. A frame that no decoder could give is black (and marked).
-        seconds: float64 ``[n]``, when each frame appears, from the file's first displayed frame.
-        indices: int64 ``[n]``, frame numbers, counted from the clip's first frame.
-        corrupt: bool ``[n]``, frames that are damaged, lean on a damaged one, or are missing.
-        decoded: pictures that decoders produced for this call.
-        source: the video's name, for errors.
-    """
-
-    pixels: np.ndarray
-    seconds: np.ndarray
-    indices: np.ndarray
-    corrupt: np.ndarray
-    decoded: int
-    source: str = "<video>"
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.pixels)
-
-    def intact(self) -> np.ndarray:
-        """The pixels, when no frame is damaged. Raises MediaError that counts the damaged ones otherwise."""
-        if self.corrupt.any():
-            hurt = int(self.corrupt.sum())
-            reason = f"frame {self.indices[self.corrupt][0]} is damaged ({hurt} of the {len(self)} frames asked for are)"
-            raise MediaError(self.source, reason, "Copy the file again, re-encode it with ffmpeg, or leave these frames out")
-        return self.pixels
-
-
-class FrameReader(Protocol):
-    """What a kind of source must offer; `Video` does the rest.
-
-    Attributes:
-        name: for errors.
-        times: float64 ``[frames + 1]`` seconds, the first displayed frame at 0; the last entry is the end of the last frame.
-        rate: nominal frames per second, or None when only the times are known.
-        width, height: as displayed.
-        rotation: degrees clockwise that were applied.
-    """
-
-    name: str
-    times: np.ndarray
-    rate: float | None
-    width: int
-    height: int
-    rotation: int
-
-    def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield ``(number, uint8 [height, width, 3])`` for the ascending, distinct frame numbers `wanted`, upright and
-        resized."""
-        ...
-
-    def close(self) -> None:
-        """Release the file; calling twice is allowed."""
-        ...
-
-
-@runtime_checkable
-class FillingReader(Protocol):
-    """A reader that decodes straight into the caller's array and marks damage; see `media.reader.ContainerReader`."""
-
-    index: FrameIndex
-
-    def fill(self, places: dict[int, list[int]], out: np.ndarray, *, rotate: bool, resize: Resize) -> Filled:
-        """Write each frame number's picture to its places of `out`."""
-        ...
 
 
 class Video:
@@ -275,13 +172,13 @@ def open_video(
 
     Args:
         source: path, ``file://`` or ``http(s)://`` URL of a video, animation or PDF, its bytes, a binary file object that can
-            seek, ``archive.tar::member``, a folder or tar archive of pictures (natural name order), or a list of pictures as
-            `load_image` takes them.
+            seek, ``archive.tar::member``, ``cells.parquet::column::row``, a folder or tar archive of pictures (natural name
+            order), or a list of pictures as `load_image` takes them.
         start: seconds from the first displayed frame; frames shown earlier are left out.
         end: seconds; frames that appear at or after it are left out.
         fps: rate given to a folder or list of pictures, and to the pages of a PDF; other files have their own.
-        index: of an earlier `Video.index`, or the file that its `save` wrote: opening then reads nothing of the video. It is
-            refused at the first frame when size or modification time of the file have changed.
+        index: of an earlier `Video.index`, or the file that its `save` wrote: opening then reads nothing of the video (of an
+            address: its first block). It is refused at the first frame when size or modification time of the file have changed.
         backend: "eagle", or "decord" or "torchcodec" where they are installed.
         threads: groups of pictures decoded at the same time, each in one thread.
         truncated: accept a file that was cut off, and give the frames that lie in it whole.
@@ -293,18 +190,9 @@ def open_video(
         MediaError: missing, truncated or corrupt file, no video stream, or an empty clip. A local file can never make the reader
             open another file or address.
     """
-    reader: FrameReader
-    if backend != "eagle":
-        reader = _other_backend(backend, source)
-    elif not isinstance(source, str | Path | bytes) and isinstance(source, Sequence) and not isinstance(source, Mapping):
-        reader = _stills().PictureListReader(list(source), f"<list of {len(source)} pictures>", fps, fetch)
-    elif isinstance(source, str | Path) and os.path.isdir(path := local_path(os.fspath(source))):
-        reader = _stills().PictureListReader(_stills().pictures_of(path), path, fps)
-    elif isinstance(source, str | Path) and os.fspath(source).lower().endswith(".tar"):
-        path = local_path(os.fspath(source))
-        reader = _stills().PictureListReader(_stills().pictures_in_tar(path), path, fps)
-    else:
-        reader = _open_file(_byte_source(source, fetch), fps, index, threads, truncated, budget)
+    reader = open_reader(
+        source, fps=fps, index=index, backend=backend, threads=threads, truncated=truncated, budget=budget, fetch=fetch
+    )
     try:
         return Video(reader, start, end)
     except BaseException:
@@ -342,72 +230,6 @@ def read_frames(
         return video.frames_at(indices, size=size).intact()
 
 
-def _byte_source(source: Any, fetch: Fetch | None) -> ByteSource:
-    from .media.byte_source import FileObjectSource, LocalFileSource, MemorySource
-    from .media.web_source import WebSource
-    from .references import parse_reference
-    from .tar_members import MemberSource
-
-    if isinstance(source, bytes):
-        return MemorySource(source, f"<{len(source)} bytes>")
-    if isinstance(source, str | Path):
-        text = os.fspath(source)
-        if is_address(text):
-            return WebSource(text, fetch)
-        reference = parse_reference(text)
-        return MemberSource(reference.file, reference.inner) if reference.kind == "tar" else LocalFileSource(local_path(text))
-    if hasattr(source, "read") and hasattr(source, "seek"):
-        return FileObjectSource(source)
-    raise MediaError(
-        repr(source),
-        f"a {type(source).__name__} is not a video source",
-        "Give a path, bytes, a file object or a list of pictures",
-    )
-
-
-def _open_file(
-    source: ByteSource,
-    fps: float,
-    index: FrameIndex | str | Path | None,
-    threads: int,
-    truncated: bool,
-    budget: float | None,
-) -> FrameReader:
-    from .media.frame_index import FrameIndex
-    from .media.reader import ContainerReader
-    from .pdf_pages import PdfReader, is_pdf
-
-    try:
-        head = source.read_at(0, 16) if index is None else b""
-        if is_pdf(head) or _is_animation(head):
-            whole = source.path or source.read_at(0, source.size)
-            source.close()
-            return PdfReader(whole, source.name, fps) if is_pdf(head) else _stills().AnimationReader(whole, source.name)
-        if isinstance(index, str | Path):
-            index = FrameIndex.load(index)
-        return ContainerReader(source, index=index, threads=threads, truncated=truncated, budget=budget)
-    except BaseException:
-        source.close()
-        raise
-
-
-def _other_backend(name: str, source: VideoSource) -> FrameReader:
-    if name not in _BACKENDS:
-        raise MediaError(str(source)[:80], f"there is no backend {name!r}", f"Pass one of {', '.join(_BACKENDS)}")
-    label = f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)
-    try:
-        backends = import_module(f"{__package__}.backends")
-        return backends.open(name, source, label)
-    except ImportError as error:
-        raise MediaError(label, f"the backend {name!r} is not installed ({error})", f"pip install {name}") from error
-
-
-def _stills():
-    from . import stills
-
-    return stills
-
-
 def _clip(reader: FrameReader, start: float | None, end: float | None) -> tuple[int, int]:
     times = reader.times[:-1]
     first = 0 if start is None else int(np.searchsorted(times, start - _SAME_INSTANT, side="left"))
@@ -428,7 +250,3 @@ def _rate(reader: FrameReader, first: int, stop: int) -> float:
         measured = (stop - first - 1) / float(times[stop - 1] - times[first])
         return reader.rate if reader.rate is not None and abs(reader.rate / measured - 1) < 0.01 else measured
     return reader.rate or 1.0 / float(times[stop] - times[first])
-
-
-def _is_animation(head: bytes) -> bool:
-    return head.startswith(_ANIMATION_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from .fetch import Fetch
     from .media.frame_index import FrameIndex
     from .video import Video
 
@@ -59,13 +59,18 @@ def keyframe_seconds(index: FrameIndex) -> list[float]:
     return np.sort(index.times[ranks[ranks >= 0]]).tolist()
 
 
-def structure_lines(source: str, video: Video) -> Iterator[str]:
-    """Lines on streams, groups and rate of an open video; only the rate where the source has no container."""
+def structure_lines(source: str, video: Video, fetch: Fetch | None = None) -> Iterator[str]:
+    """Lines on streams, groups and rate of an open video; only the rate where the source has no container.
+
+    `fetch` is leave to look at an address once more. Raises MediaError.
+    """
     if video.index is not None:
-        yield from (f"stream: {line}" for line in _streams(source))
+        yield from (f"stream: {line}" for line in _streams(source, fetch))
         groups = groups_of(video.index)
         lengths = sorted(groups.lengths)
-        spread = f"{lengths[0]} frames" if lengths[0] == lengths[-1] else f"{lengths[0]} to {lengths[-1]} frames"
+        spread = f"{lengths[0]} to {lengths[-1]} frames"
+        if lengths[0] == lengths[-1]:
+            spread = f"{lengths[0]} frames" if lengths[0] > 1 else "1 frame"
         kinds = [text for text, true in (("B-frames", groups.reordered), ("open", groups.open)) if true]
         middle = f", median {lengths[len(lengths) // 2]}" if len(lengths) > 2 and lengths[0] != lengths[-1] else ""
         yield f"groups of pictures: {len(lengths)} of {spread}{middle}" + (f" ({', '.join(kinds)})" if kinds else "")
@@ -99,19 +104,19 @@ def _rate(times: np.ndarray) -> Iterator[str]:
         yield f"rate: variable, frames lie {gaps.min():.4g} to {gaps.max():.4g} s apart"
 
 
-def _streams(source: str) -> Iterator[str]:
-    """One line per stream of a local file; nothing for what is no file of its own."""
-    from .media.byte_source import LocalFileSource
+def _streams(source: str, fetch: Fetch | None) -> Iterator[str]:
+    """One line per stream."""
     from .media.packet_index import OpenStream
+    from .video_sources import byte_source
 
-    if not Path(source).is_file():
-        return
-    file = LocalFileSource(source)
-    opened = OpenStream(file)  # which allows single-file formats only, so that no playlist opens another file
+    file = byte_source(source, fetch)
     try:
-        yield from map(_stream, opened.container.streams)
+        opened = OpenStream(file)  # which allows single-file formats only, so that no playlist opens another file
+        try:
+            yield from map(_stream, opened.container.streams)
+        finally:
+            opened.close()
     finally:
-        opened.close()
         file.close()
 
 

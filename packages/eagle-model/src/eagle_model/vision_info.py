@@ -70,9 +70,9 @@ def load_video_item(item: Mapping[str, Any], *, default_fps: float | None = None
     """Frames of a video item, the rate printed in the prompt, and a time per frame.
 
     Args:
-        item: `video` is a file (path, file URL, bytes, folder of pictures) or a list of pictures. For files: `fps` (default
-            2.0) with `min_frames` (4) and `max_frames` (256), or `nframes`; `video_start` and `video_end` in seconds.
-
+        item: `video` is a file (path, file or http(s) URL, bytes, folder of pictures) or a list of pictures. For files: `fps`
+            (default 2.0) with `min_frames` (4) and `max_frames` (256), or `nframes`; `video_start` and `video_end` in seconds.
+            A URL is fetched by ranges, within the default bounds of `eagle_data.Fetch`.
         default_fps: the rate for files whose item has neither `fps` nor `nframes`; None means 2.0.
 
     Returns:
@@ -80,8 +80,9 @@ def load_video_item(item: Mapping[str, Any], *, default_fps: float | None = None
         pictures has no times (upstream prints "-1.00s"); an odd one repeats its last picture, as released.
 
     Raises:
-        ValueError: both `fps` and `nframes`, or a video too short for two frames.
+        ValueError: both `fps` and `nframes`, a video too short for two frames, or one that cannot be read or fetched.
     """
+    from eagle_data.fetch import Fetch, is_address
     from eagle_data.sampling import released_policy
     from eagle_data.video import open_video
 
@@ -96,11 +97,11 @@ def load_video_item(item: Mapping[str, Any], *, default_fps: float | None = None
         return pictures, float(item.get("fps", _FRAME_LIST_FPS)), None
     if "fps" in item and "nframes" in item:
         raise ValueError("a video item takes either 'fps' or 'nframes', not both")
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise ValueError(f"{source}: videos are not fetched from the network; download it and give the path")
     start, end = item.get("video_start"), item.get("video_end")
-    path = source if isinstance(source, bytes) else Path(str(source).removeprefix("file://"))
-    with open_video(path, start=start, end=end) as video:
+    if not isinstance(source, bytes) and not is_address(source := str(source)):
+        source = Path(source.removeprefix("file://"))
+    # Leave as for pictures: whoever writes an address into a message asks for it to be fetched.
+    with open_video(source, start=start, end=end, fetch=Fetch()) as video:
         options = {key: item[key] for key in ("fps", "nframes", "min_frames", "max_frames") if item.get(key) is not None}
         if default_fps is not None and not options.keys() & {"fps", "nframes"}:
             options["fps"] = default_fps

@@ -1,4 +1,4 @@
-"""Other decoders behind the same `Video`: `open(name, source, label)` gives a `video.FrameReader` on decord or torchcodec.
+"""Other decoders behind the same `Video`: `open(name, source, label)` gives a `video_frames.FrameReader` on decord or torchcodec.
 
 Each is used only when asked for by name. Frame numbers and times are always ours: this package indexes the file, and what the
 other library is known to get wrong, or counts otherwise than we do, is refused with a MediaError and never returned.
@@ -12,7 +12,7 @@ from ..errors import MediaError
 from .facts import facts_of
 
 if TYPE_CHECKING:
-    from ..video import FrameReader
+    from ..video_frames import FrameReader
 
 __all__ = ["NAMES", "open"]
 

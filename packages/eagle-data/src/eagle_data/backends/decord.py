@@ -24,7 +24,7 @@ _AT_ONCE = 16
 
 
 class DecordReader:
-    """Implements `video.FrameReader`."""
+    """Implements `video_frames.FrameReader`."""
 
     def __init__(self, source: Any, name: str, facts: VideoFacts) -> None:
         self.name, self.times, self.rate = name, facts.times, facts.rate
@@ -67,7 +67,7 @@ class DecordReader:
         return ""
 
     def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the wanted frames in order; see `video.FrameReader`."""
+        """Yield the wanted frames in order; see `video_frames.FrameReader`."""
         if self._reader is None:
             raise MediaError(self.name, "the video was closed", "Read frames inside the with block")
         for first in range(0, len(wanted), _AT_ONCE):

@@ -19,7 +19,7 @@ class VideoFacts:
     Attributes:
         container: what the first bytes say: "mp4", "matroska", "mpegts", "avi" or "other".
         codec: FFmpeg's name.
-        times: float64 ``[frames + 1]``, as `video.FrameReader` has them.
+        times: float64 ``[frames + 1]``, as `video_frames.FrameReader` has them.
         rate: nominal frames per second, or None.
         width: as displayed.
         height: as displayed.

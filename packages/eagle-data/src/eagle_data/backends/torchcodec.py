@@ -23,7 +23,7 @@ _AT_ONCE = 16
 
 
 class TorchcodecReader:
-    """Implements `video.FrameReader`."""
+    """Implements `video_frames.FrameReader`."""
 
     def __init__(self, source: Any, name: str, facts: VideoFacts) -> None:
         self.name, self.times, self.rate = name, facts.times, facts.rate
@@ -61,7 +61,7 @@ class TorchcodecReader:
         return ""
 
     def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the wanted frames in order; see `video.FrameReader`."""
+        """Yield the wanted frames in order; see `video_frames.FrameReader`."""
         if self._decoder is None:
             raise MediaError(self.name, "the video was closed", "Read frames inside the with block")
         for first in range(0, len(wanted), _AT_ONCE):

@@ -17,13 +17,14 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import MediaError
+from .packed_numbers import pack, unpack
 from .picture import is_turned
 
-__all__ = ["NO_TIME", "FrameIndex", "StreamInfo"]
+__all__ = ["NO_TIME", "FrameIndex", "StreamInfo", "times_of"]
 
 NO_TIME = -(1 << 63)
-_MAGIC = b"EAGLEIDX1\n"
-_ARRAYS = {"pts": "<i8", "dts": "<i8", "keyframe": "|b1", "size": "<i8", "offset": "<i8", "display": "<i8"}
+_MAGIC = b"EAGLEIDX2\n"
+_COLUMNS = ("pts", "dts", "size", "offset", "display")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,11 @@ class FrameIndex:
         temporary.replace(target)
 
     def to_bytes(self) -> bytes:
-        """The index as bytes: a line of magic, a length, a JSON header and the arrays; `from_bytes` is its inverse."""
+        """The index as bytes; `from_bytes` is its inverse.
+
+        A line of magic, a length, a JSON header, the columns as `packed_numbers` writes them, the keyframes as bits, and the
+        times unless they follow from `pts`.
+        """
         stream = asdict(self.stream) | {"extradata": self.stream.extradata.hex(), "rate": _text(self.stream.rate)}
         header = {
             "packets": len(self.size),
@@ -132,10 +137,14 @@ class FrameIndex:
             "source_size": self.source_size,
             "source_mtime_ns": self.source_mtime_ns,
         }
+        columns = {name: pack(getattr(self, name)) for name in _COLUMNS}
+        header["kinds"] = {name: kind for name, (kind, _) in columns.items()}
+        known = self.timed and np.array_equal(self.times, times_of(self.pts[self.display], self.end, self.time_base))
+        header["times"] = "pts" if known else "stored"
+        times = b"" if known else np.ascontiguousarray(self.times, "<f8").tobytes()
         text = json.dumps(header, separators=(",", ":")).encode()
-        arrays = [np.ascontiguousarray(getattr(self, name), kind).tobytes() for name, kind in _ARRAYS.items()]
-        times = np.ascontiguousarray(self.times, "<f8").tobytes()
-        return b"".join([_MAGIC, len(text).to_bytes(4, "little"), text, *arrays, times])
+        bits = np.packbits(self.keyframe).tobytes()
+        return b"".join([_MAGIC, len(text).to_bytes(4, "little"), text, *(data for _, data in columns.values()), bits, times])
 
     @classmethod
     def load(cls, source: str | Path) -> FrameIndex:
@@ -158,11 +167,20 @@ class FrameIndex:
             packets, frames = int(header["packets"]), int(header["frames"])
             at += length
             arrays = {}
-            for key, kind in [*_ARRAYS.items(), ("times", "<f8")]:
-                count = {"display": frames, "times": frames + 1}.get(key, packets)
-                arrays[key] = np.frombuffer(data, np.dtype(kind), count, at)
-                at += arrays[key].nbytes
-            if at != len(data) or packets < 1 or frames < 1:
+            for key in _COLUMNS:
+                arrays[key], at = unpack(header["kinds"][key], frames if key == "display" else packets, data, at)
+            bits = np.frombuffer(data, np.uint8, -(-packets // 8), at)
+            arrays["keyframe"] = np.unpackbits(bits, count=packets).astype(bool)
+            at += len(bits)
+            if arrays["display"].min() < 0 or arrays["display"].max() >= packets:
+                raise ValueError("packet numbers out of range")
+            if header["times"] == "pts":
+                pts, base = arrays["pts"][arrays["display"]], Fraction(header["time_base"])
+                arrays["times"] = times_of(pts, int(header["end"]), base)
+            else:
+                arrays["times"] = np.frombuffer(data, "<f8", frames + 1, at)
+                at += arrays["times"].nbytes
+            if at != len(data):
                 raise ValueError("wrong length")
             stream = dict(header["stream"])
             stream["extradata"] = bytes.fromhex(stream["extradata"])
@@ -178,11 +196,16 @@ class FrameIndex:
                 source_size=int(header["source_size"]),
                 source_mtime_ns=int(header["source_mtime_ns"]),
             )
-            if index.display.min() < 0 or index.display.max() >= packets or (index.size < 0).any() or (index.offset < -1).any():
-                raise ValueError("packet numbers out of range")
+            if (index.size < 0).any() or (index.offset < -1).any():
+                raise ValueError("packets out of range")
         except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, OverflowError, MemoryError) as error:
             raise MediaError(name, f"is not a frame index of this version ({error})", "Make the index again") from error
         return index
+
+
+def times_of(pts: np.ndarray, end: int, time_base: Fraction) -> np.ndarray:
+    """float64 ``[frames + 1]``: seconds from the first of int64 ``[frames]`` presentation times, and of `end`."""
+    return (np.append(pts, end) - pts[0]) * time_base.numerator / time_base.denominator
 
 
 def _text(value: Fraction | None) -> str | None:

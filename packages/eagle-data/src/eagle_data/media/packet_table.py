@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .frame_index import NO_TIME, FrameIndex, StreamInfo
+from .frame_index import NO_TIME, FrameIndex, StreamInfo, times_of
 
 __all__ = ["DamagedTable", "PacketTable", "UnreadableTable"]
 
@@ -104,8 +104,7 @@ class PacketTable:
         if end <= int(pts[-1]):
             rate = self.stream.rate or Fraction(1)
             end = int(pts[-1]) + max(int(1 / (rate * self.time_base)), 1)
-        ticks = np.append(pts, end) - pts[0]
-        return self._build(display, ticks * self.time_base.numerator / self.time_base.denominator, end)
+        return self._build(display, times_of(pts, end, self.time_base), end)
 
     def _build(self, display: np.ndarray, times: np.ndarray, end: int) -> FrameIndex:
         return FrameIndex(

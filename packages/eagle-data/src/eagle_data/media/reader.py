@@ -1,7 +1,7 @@
 """One video file, opened: its index from the best source there is, and its frames decoded into the caller's array.
 
 Chooses between container tables, a packet scan and counting by decoding; refuses a file that was cut off unless asked for what is
-there; keeps a bounded number of decoders. Implements `video.FrameReader`; decides nothing about which frames are wanted.
+there; keeps a bounded number of decoders. Implements `video_frames.FrameReader`; decides nothing about which frames are wanted.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class ContainerReader:
         self._source.close()
 
     def read(self, wanted: Sequence[int], size: tuple[int, int] | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the wanted frames in order; see `video.FrameReader`. Raises MediaError for a damaged one."""
+        """Yield the wanted frames in order; see `video_frames.FrameReader`. Raises MediaError for a damaged one."""
         width, height = size or (self.width, self.height)
         for number in wanted:
             out = np.empty((1, height, width, 3), np.uint8)
