@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
-from eagle_data.ads import VisualPlan, VisualRules, frame_shares, plan, tile_steps, wished_frames
+from eagle_data.ads import VisualPlan, VisualRules, plan, tile_steps, wished_frames
 from eagle_data.dialect import RELEASED, TRAINING, Dialect
 from eagle_data.encode import encode
 from eagle_data.errors import EagleDataError, SampleError
@@ -28,16 +27,12 @@ class FlatDialect(Dialect):
     def image(self, k: int, tokens: int, count: int) -> str:
         return IMG_CONTEXT * tokens
 
-    def video(
-        self,
-        k: int,
-        fps: float | None,
-        timestamps: Sequence[float] | None,
-        tokens_per_frame: Sequence[int],
-        duration: float | None = None,
-    ) -> str:
+    def video_header(self, k: int, fps: float | None, frames: int, duration: float | None = None) -> str:
+        return ""
+
+    def frame(self, i: int, seconds: float | None, tokens: int) -> str:
         # The toy tokenizer, like Qwen's, makes a token of each digit.
-        return "".join("7" * self.wrapper + IMG_CONTEXT * tokens for tokens in tokens_per_frame)
+        return "7" * self.wrapper + IMG_CONTEXT * tokens
 
 
 class TenTokenDialect(FlatDialect):
@@ -236,30 +231,6 @@ def test_plans_equal_a_brute_force_search_for_most_frames_then_most_tiles(
         return
     chosen = planned(tokenizer, context, SMALL, data, infos)
     assert (sum(frames_of(chosen)), chosen.max_tiles) == best
-
-
-@given(wishes=st.lists(st.integers(1, 60), min_size=1, max_size=4), floor=st.integers(1, 10))
-@settings(deadline=None, max_examples=100)
-def test_frames_are_shared_in_proportion_to_the_wishes(wishes: list[int], floor: int):
-    floors = [min(floor, wish) for wish in wishes]
-    steps = frame_shares(wishes, floors)
-    assert steps[0] == tuple(floors)
-    assert steps[-1] == tuple(wishes)
-    for before, after in pairwise(steps):
-        assert sorted(b - a for a, b in zip(before, after, strict=True)) == [0] * (len(wishes) - 1) + [1]
-    for held in steps:
-        # No frame above its floor would have been better given to another video (D'Hondt).
-        for i, n in enumerate(held):
-            for j, m in enumerate(held):
-                if n > floors[i] and m < wishes[j]:
-                    assert wishes[i] / n >= wishes[j] / (m + 1)
-
-
-@given(wishes=st.lists(st.integers(1, 60), min_size=1, max_size=4), most=st.integers(0, 100))
-@settings(deadline=None, max_examples=50)
-def test_steps_beyond_a_limit_are_left_out_and_the_others_unchanged(wishes: list[int], most: int):
-    steps = frame_shares(wishes, [1] * len(wishes))
-    assert frame_shares(wishes, [1] * len(wishes), most=most) == [s for s in steps if s == steps[0] or sum(s) <= most]
 
 
 def test_several_videos_share_the_room_and_each_keeps_its_least(tokenizer: PromptTokenizer):

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from eagle_data.cli import app
 from eagle_data.contact_sheet import clock, layout_for
@@ -20,6 +21,7 @@ from eagle_data.policies import choose, parse_policy
 from eagle_data.prepared import PreparedDataset
 from eagle_data.video import open_video
 from PIL import Image
+from pyarrow import parquet
 from tokenizers import Tokenizer
 from typer.testing import CliRunner, Result
 
@@ -222,6 +224,20 @@ def test_inspect_lists_an_archive_and_looks_at_its_members(tmp_path: Path):
     assert "t.tar::d/a.png" in listing
     assert "size: 640 x 480 px" in run("inspect", f"{tmp_path / 't.tar'}::d/a.png").stdout
     assert "frames: 20 at 25.000 fps" in run("inspect", f"{tmp_path / 't.tar'}::v.mp4").stdout
+
+
+def test_inspect_names_the_cells_of_a_table(tmp_path: Path):
+    Image.fromarray(numbered_picture(1, 64, 64)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    columns = {"n": [1], "image": [data], "hf": [{"bytes": data, "path": "a.png"}], "name": ["a"]}
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    result = run("inspect", tmp_path / "t.parquet")
+    assert "rows: 1\n" in result.stdout
+    assert "columns that may hold media: image, hf\n" in result.stdout
+    cells = [line.strip() for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert cells == [f"{tmp_path / 't.parquet'}::{column}::0" for column in ("image", "hf")]
+    for cell in cells:
+        assert "tiles: 1 column x 1 row of 448 px" in run("inspect", cell).stdout
 
 
 def test_frames_writes_the_chosen_frames_and_says_which_they_are(tmp_path: Path):

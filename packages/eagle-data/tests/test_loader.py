@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eagle_data.encode import Encoded, ImageUnit
-from eagle_data.loader import Pack, PackLoader, Source
+from eagle_data.collate import collate
+from eagle_data.encode import IGNORE, Encoded, ImageUnit
+from eagle_data.errors import MediaError
+from eagle_data.loader import Pack, Source, StatefulLoader
 from eagle_data.prepared import PreparedDataset, PreparedWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,20 +38,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-def loader(folder: Path, *names: str, repeat: float = 1.0, augment: bool = False, **options: Any) -> PackLoader:
+def loader(folder: Path, *names: str, repeat: float = 1.0, augment: bool = False, **options: Any) -> StatefulLoader:
     sources = [Source(PreparedDataset(folder / name, CONTEXT), repeat, augment) for name in names or ("text", "mixed")]
-    return PackLoader(sources, **{"context_length": CONTEXT, "tile_size": 8, "seed": 5, "prefetch": 0, **options})
+    return StatefulLoader(sources, **{"context_length": CONTEXT, "tile_size": 8, "seed": 5, "workers": 0, **options})
 
 
 def names(packs: list[Pack]) -> list[list[str]]:
     return [[sample.where for sample in pack.samples] for pack in packs]
 
 
-def take(source: PackLoader, count: int) -> list[Pack]:
+def take(source: StatefulLoader, count: int) -> list[Pack]:
     return list(islice(iter(source), count))
 
 
-def epoch(source: PackLoader, number: int = 0) -> list[Pack]:
+def epoch(source: StatefulLoader, number: int = 0) -> list[Pack]:
     return take(source, len(source.epoch_packs(number)))
 
 
@@ -78,35 +81,35 @@ def test_seed_and_epoch_fix_the_stream_and_another_seed_changes_it(folder: Path)
     assert names(epoch(loader(folder))) != names(epoch(loader(folder, seed=6)))
 
 
-@given(before=st.integers(0, 30), after=st.integers(1, 12), prefetch=st.sampled_from([0, 2]))
+@given(before=st.integers(0, 30), after=st.integers(1, 12), workers=st.sampled_from([0, 2]))
 @settings(deadline=None, max_examples=25)
-def test_a_resumed_loader_goes_on_exactly_where_the_state_was_taken(before: int, after: int, prefetch: int, folder: Path):
+def test_a_resumed_loader_goes_on_exactly_where_the_state_was_taken(before: int, after: int, workers: int, folder: Path):
     whole = names(take(loader(folder), before + after))
-    first = loader(folder, prefetch=prefetch)
+    first = loader(folder, workers=workers)
     stream = iter(first)
     begun = list(islice(stream, before))
     state = first.state_dict()
-    second = loader(folder, prefetch=prefetch)
+    second = loader(folder, workers=workers)
     second.load_state_dict(state)
     assert names(begun) + names(take(second, after)) == whole
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_the_one_stream_without_loss_or_repetition(world: int, folder: Path):
-    whole = names(take(loader(folder), 7 * world))
+    whole = names(take(loader(folder, global_batch=world), 7 * world))
     parts = [names(take(loader(folder, rank=rank, world=world), 7)) for rank in range(world)]
     assert [pack for turn in zip(*parts, strict=True) for pack in turn] == whole
 
 
 def test_a_state_is_good_for_another_world_size(folder: Path):
-    whole = names(take(loader(folder), 12))
-    ranks = [loader(folder, rank=rank, world=3) for rank in range(3)]
+    whole = names(take(loader(folder, global_batch=6), 12))
+    ranks = [loader(folder, rank=rank, world=3, global_batch=6) for rank in range(3)]
     for source in ranks:
         take(source, 2)
     assert len({source.state_dict()["consumed"] for source in ranks}) == 1
     parts = []
     for rank in range(2):
-        source = loader(folder, rank=rank, world=2)
+        source = loader(folder, rank=rank, world=2, global_batch=6)
         source.load_state_dict(ranks[0].state_dict())
         parts.append(names(take(source, 3)))
     assert [pack for turn in zip(*parts, strict=True) for pack in turn] == whole[6:]
@@ -115,12 +118,14 @@ def test_a_state_is_good_for_another_world_size(folder: Path):
 def test_a_state_that_cannot_be_continued_is_refused(folder: Path):
     with pytest.raises(ValueError, match="seed 9, this loader from 5"):
         loader(folder).load_state_dict({"consumed": 0, "seed": 9})
-    with pytest.raises(ValueError, match="3 packs were consumed, which 2 ranks cannot continue evenly"):
-        loader(folder, world=2).load_state_dict({"consumed": 3, "seed": 5})
+    with pytest.raises(ValueError, match="other rows, repeats or packing"):
+        loader(folder).load_state_dict(loader(folder, "text").state_dict())
+    with pytest.raises(ValueError, match="global_batch 4 cannot be shared by 3 ranks; use a multiple of 3"):
+        loader(folder, world=3, global_batch=4)
 
 
-def test_prefetching_gives_the_same_packs_with_the_same_pixels(folder: Path):
-    plain, ahead = (take(loader(folder, augment=True, prefetch=prefetch), 12) for prefetch in (0, 2))
+def test_workers_give_the_same_packs_with_the_same_pixels(folder: Path):
+    plain, ahead = (take(loader(folder, augment=True, workers=workers), 12) for workers in (0, 2))
     assert names(plain) == names(ahead)
     for a, b in zip(plain, ahead, strict=True):
         assert all(np.array_equal(x.pixels, y.pixels) for x, y in zip(a.samples, b.samples, strict=True))
@@ -149,8 +154,8 @@ def test_augmentation_differs_between_epochs_and_repeats_within_one(folder: Path
     assert any(not np.array_equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_picture_that_cannot_be_read_costs_its_sample_and_is_reported(prefetch: int, tmp_path: Path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_read_costs_its_sample_and_is_reported(workers: int, tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "good.jpg")
     whole = (tmp_path / "good.jpg").read_bytes()
@@ -161,7 +166,7 @@ def test_a_picture_that_cannot_be_read_costs_its_sample_and_is_reported(prefetch
             ids = np.full(4, number, dtype=np.int32)
             unit = ImageUnit(str(tmp_path / f"{name}.jpg"), None, (1, 1), 1)
             writer.add(CONTEXT, f"d:{number}", Encoded(ids, ids, (unit,)), ())
-    [pack] = take(loader(tmp_path, "d", prefetch=prefetch), 1)
+    [pack] = take(loader(tmp_path, "d", workers=workers), 1)
     assert sorted(sample.where for sample in pack.samples) == ["d:0", "d:3"]
     reasons = dict(pack.failures)
     assert set(reasons) == {"d:1", "d:2"}
@@ -169,15 +174,15 @@ def test_a_picture_that_cannot_be_read_costs_its_sample_and_is_reported(prefetch
     assert "gone.jpg: no such file" in reasons["d:2"]
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_two_ranks_that_share_packs_decode_every_tile_once(prefetch: int, folder: Path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_ranks_that_share_packs_decode_every_tile_once(workers: int, folder: Path):
     """Rank 0 has the even tiles of a pack, rank 1 the odd ones; samples and tokens are the whole pack's on both."""
 
     def load(rank: int) -> Any:
         return lambda samples: lambda tile: range(sum(sample.tiles for sample in samples))[tile] % 2 == rank
 
     whole = take(loader(folder, "mixed", augment=True), 12)
-    ranks = [take(loader(folder, "mixed", augment=True, prefetch=prefetch, load=load(rank)), 12) for rank in (0, 1)]
+    ranks = [take(loader(folder, "mixed", augment=True, workers=workers, load=load(rank)), 12) for rank in (0, 1)]
     assert sum(len(sample.pixels) for pack in whole for sample in pack.samples) >= 12
     for pack, *shares in zip(whole, *ranks, strict=True):
         assert names([pack]) == names([shares[0]]) == names([shares[1]])
@@ -214,10 +219,97 @@ def test_a_rank_opens_only_the_files_whose_tiles_it_loads(tmp_path: Path):
     assert found[False].failures == ()
 
 
+def digests(packs: list[Pack]) -> list[str]:
+    """A hash of every array of each pack's batch, by byte, with the samples it holds."""
+    found = []
+    for pack in packs:
+        batch = collate(pack.samples, tile_size=8, weighting="sqrt_sample")
+        digest = hashlib.sha256(repr((pack.position, pack.epoch, batch.provenance)).encode())
+        for name in batch.__dataclass_fields__:
+            if name != "provenance":
+                digest.update(name.encode() + getattr(batch, name).tobytes())
+        found.append(digest.hexdigest())
+    return found
+
+
+def test_global_batches_are_the_same_bytes_for_every_number_of_ranks_and_workers(folder: Path):
+    """Over more than an epoch, so that one ends within a batch, with augmented pictures in a mixture."""
+    steps = 3
+    expected = None
+    for world in (1, 2, 3, 4, 6):
+        for workers in (0, 1, 2):
+            options: dict[str, Any] = {"augment": True, "repeat": 1.4, "world": world, "global_batch": 12, "workers": workers}
+            ranks = [digests(take(loader(folder, rank=rank, **options), steps * 12 // world)) for rank in range(world)]
+            stream = [digest for turn in zip(*ranks, strict=True) for digest in turn]
+            expected = expected or stream
+            assert stream == expected, (world, workers)
+    assert len(set(expected or ())) == steps * 12 > 12 + len(loader(folder, repeat=1.4).epoch_packs(0))
+
+
+@pytest.fixture
+def with_bad_pictures(tmp_path: Path) -> Path:
+    """Six samples of four tokens, of which `d:1` has a picture that is gone."""
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "d").mkdir()
+    with PreparedWriter(tmp_path / "d", [CONTEXT]) as writer:
+        for number in range(6):
+            ids = np.full(4, number, dtype=np.int32)
+            name = "gone" if number == 1 else "good"
+            unit = ImageUnit(str(tmp_path / f"{name}.png"), None, (1, 1), 1)
+            writer.add(CONTEXT, f"d:{number}", Encoded(ids, ids, (unit,)), ())
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_blank_keeps_the_tokens_of_a_bad_sample_and_learns_nothing_of_it(with_bad_pictures: Path, workers: int):
+    source = loader(with_bad_pictures, "d", bad_media="blank", workers=workers)
+    [pack] = take(source, 1)
+    assert sorted(sample.where for sample in pack.samples) == [f"d:{number}" for number in range(6)]
+    [bad] = [sample for sample in pack.samples if sample.where == "d:1"]
+    assert bad.input_ids.tolist() == [1] * 4
+    assert bad.labels.tolist() == [IGNORE] * 4
+    assert bad.pixels.shape == (1, 3, 8, 8)
+    assert not bad.pixels.any()
+    assert [where for where, _ in pack.failures] == ["d:1"]
+    assert (source.report.packs, source.report.samples, source.report.failed, source.report.replaced) == (1, 6, 1, 0)
+
+
+def test_a_stand_in_is_another_sample_of_the_source_and_the_same_on_every_start(with_bad_pictures: Path):
+    found = set()
+    for workers in (0, 1, 2):
+        source = loader(with_bad_pictures, "d", bad_media="substitute", workers=workers)
+        [pack] = take(source, 1)
+        [(bad, other)] = pack.stand_ins
+        assert bad == "d:1" != other
+        assert Counter(sample.where for sample in pack.samples)[other] == 2
+        assert len(pack.samples) == 6
+        assert source.report.replaced == source.report.failed == 1
+        assert source.report.first == [("d:1", pack.failures[0][1])]
+        found.add(other)
+    assert len(found) == 1
+
+
+def test_where_no_picture_can_be_read_each_file_is_tried_a_bounded_number_of_times(
+    with_bad_pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tried: Counter[Any] = Counter()
+
+    def broken(units: Any, **_: Any) -> Any:
+        tried[units] += 1
+        raise MediaError("a.png", "is bad")
+
+    monkeypatch.setattr("eagle_data.pack_loading.load_units", broken)
+    source = loader(with_bad_pictures, "d", bad_media="substitute")
+    [pack] = take(source, 1)
+    assert pack.samples == ()
+    assert len(pack.failures) == 6
+    assert sum(tried.values()) <= 6 * 4
+
+
 def test_an_abandoned_iterator_stops_its_threads(folder: Path):
     import threading
 
-    stream = iter(loader(folder, prefetch=2))
+    stream = iter(loader(folder, workers=2))
     next(stream)
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("eagle-loader")]

@@ -39,7 +39,7 @@ def test_every_public_name_is_found_and_none_is_also_a_module():
 
 def test_public_names_are_the_objects_of_their_modules():
     assert eagle_data.plan is import_module("eagle_data.ads").plan
-    assert eagle_data.PackLoader is import_module("eagle_data.loader").PackLoader
+    assert eagle_data.StatefulLoader is import_module("eagle_data.loader").StatefulLoader
 
 
 def test_an_unknown_name_is_an_attribute_error():

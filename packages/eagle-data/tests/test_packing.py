@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 samples = st.lists(st.tuples(st.integers(1, 100), st.integers(0, 20)), min_size=1, max_size=60)
 
 
-@given(samples=samples, max_tiles=st.none() | st.integers(20, 60), open_packs=st.integers(1, 8), data=st.data())
+@given(samples=samples, max_tiles=st.none() | st.integers(20, 60), buffer=st.integers(1, 8), data=st.data())
 @settings(deadline=None, max_examples=150)
 def test_every_index_is_packed_as_often_as_it_occurs_within_both_budgets(
-    samples: list[tuple[int, int]], max_tiles: int | None, open_packs: int, data: st.DataObject
+    samples: list[tuple[int, int]], max_tiles: int | None, buffer: int, data: st.DataObject
 ):
     lengths, tiles = zip(*samples, strict=True)
     order = data.draw(st.lists(st.integers(0, len(samples) - 1), max_size=120))
-    packs = pack(lengths, tiles, order, max_tokens=100, max_tiles=max_tiles, open_packs=open_packs)
+    packs = pack(lengths, tiles, order, max_tokens=100, max_tiles=max_tiles, buffer=buffer)
     assert Counter(index for members in packs for index in members) == Counter(order)
     for members in packs:
         assert members
@@ -53,6 +53,52 @@ def test_a_sample_that_no_pack_can_hold_is_an_error():
         pack([5], [3], [0], max_tokens=10, max_tiles=2)
 
 
-def test_at_least_one_pack_must_be_open():
-    with pytest.raises(ValueError, match="open_packs must be at least 1"):
-        pack([1], [0], [0], max_tokens=1, open_packs=0)
+def test_at_least_one_sample_must_be_allowed_to_wait():
+    with pytest.raises(ValueError, match="buffer must be at least 1"):
+        pack([1], [0], [0], max_tokens=1, buffer=0)
+
+
+@given(samples=samples, buffer=st.integers(1, 20), mode=st.sampled_from(["packed", "grouped", "unpacked"]))
+@settings(deadline=None, max_examples=100)
+def test_no_sample_waits_for_more_packs_than_samples_may_wait(samples: list[tuple[int, int]], buffer: int, mode):
+    lengths, tiles = zip(*samples, strict=True)
+    packs = pack(lengths, tiles, range(len(samples)), max_tokens=100, max_tiles=20, buffer=buffer, mode=mode, group=3)
+    taken = 0  # samples that left before this pack: the buffer then held the next ones
+    entered: dict[int, int] = {}
+    for number, members in enumerate(packs):
+        for index in range(taken + buffer):
+            entered.setdefault(index, number)
+        assert all(number - entered[index] < buffer for index in members)
+        taken += len(members)
+
+
+def test_a_pack_starts_with_the_oldest_and_takes_the_longest_that_fits():
+    assert pack([50, 30, 40, 20, 10, 45], [0] * 6, range(6), max_tokens=100) == [(0, 5), (1, 2, 3, 4)]
+
+
+def test_text_fills_a_pack_that_is_full_of_tiles_and_tiles_are_filled_where_they_are_scarce():
+    assert pack([30, 30, 20, 40, 15], [4, 3, 1, 0, 2], range(5), max_tokens=100, max_tiles=5) == [(0, 2, 3), (1, 4)]
+
+
+@pytest.mark.parametrize("max_tiles", [64, 96])
+def test_where_tiles_bind_they_are_filled(max_tiles: int):
+    rng = np.random.default_rng(1)
+    tiles = np.where(rng.random(4000) < 0.3, 0, np.minimum(rng.integers(1, 121, 4000), max_tiles))
+    lengths = tiles * 258 + rng.integers(16, 800, 4000)
+    packs = pack(lengths.tolist(), tiles.tolist(), range(4000), max_tokens=32768, max_tiles=max_tiles)
+    assert tiles.sum() / (len(packs) * max_tiles) >= 0.985
+
+
+def test_grouped_packs_hold_samples_of_like_length():
+    rng = np.random.default_rng(2)
+    lengths = rng.integers(1, 1000, 2000).tolist()
+    packs = pack(lengths, [0] * 2000, range(2000), max_tokens=8000, mode="grouped", group=8)
+    spans = [max(lengths[i] for i in members) - min(lengths[i] for i in members) for members in packs]
+    assert {len(members) for members in packs[:-1]} <= {7, 8}
+    assert np.mean(spans) < 40
+
+
+def test_unpacked_samples_come_one_by_one_in_order():
+    assert pack([3, 1, 2], [0, 0, 0], [2, 0, 1], max_tokens=10, mode="unpacked") == [(2,), (0,), (1,)]
+    with pytest.raises(ValueError, match="no packing mode 'packd'"):
+        pack([1], [0], [0], max_tokens=1, mode="packd")  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from eagle_data.collate import collate
 from eagle_data.dialect import TRAINING
 from eagle_data.encode import VideoUnit
 from eagle_data.images import image_size
-from eagle_data.loader import PackLoader, Source
+from eagle_data.loader import Source, StatefulLoader
 from eagle_data.prepare import DatasetReport, prepare
 from eagle_data.prepared import PreparedDataset, prepared_file
 from eagle_data.recipe import DatasetEntry
@@ -93,7 +93,7 @@ def test_a_corrupt_picture_is_rejected_when_verified_and_else_fails_when_it_is_l
     corpus.prepare(verify=False)
     assert corpus.lines(LONG) == [*corpus.good, corpus.corrupt]
     source = Source(PreparedDataset(corpus.out / "d", LONG))
-    loader = PackLoader([source], context_length=LONG, tile_size=32, seed=0, prefetch=0)
+    loader = StatefulLoader([source], context_length=LONG, tile_size=32, seed=0, workers=0)
     packs = [pack for _, pack in zip(loader.epoch_packs(0), loader, strict=False)]
     [(where, reason)] = [failure for pack in packs for failure in pack.failures]
     assert where == corpus.where(corpus.corrupt)
@@ -104,12 +104,12 @@ def test_a_corrupt_picture_is_rejected_when_verified_and_else_fails_when_it_is_l
 def test_prepared_rows_load_and_collate_to_a_batch_whose_tiles_match_its_tokens(corpus: Corpus, tokenizer: PromptTokenizer):
     corpus.prepare(verify=True)
     source = Source(PreparedDataset(corpus.out / "d", LONG))
-    loader = PackLoader([source], context_length=LONG, tile_size=32, seed=0, prefetch=0)
+    loader = StatefulLoader([source], context_length=LONG, tile_size=32, seed=0, workers=0)
     for _, pack in zip(loader.epoch_packs(0), loader, strict=False):
         batch = collate(pack.samples, tile_size=32)
         assert batch.tokens <= LONG
         assert (batch.input_ids == tokenizer.special["<IMG_CONTEXT>"]).sum() == 4 * len(batch.pixel_values)
-        assert np.abs(batch.pixel_values).max() <= 1
+        assert np.abs(batch.pixel_values).max(initial=0) <= 1
 
 
 def test_each_context_length_has_its_own_plan_and_says_what_it_gave_up(corpus: Corpus):
@@ -164,7 +164,7 @@ def test_a_second_run_opens_no_media_and_writes_nothing_anew(corpus: Corpus, mon
         raise AssertionError("media were opened")
 
     monkeypatch.setattr("eagle_data.media_probes.image_size", refuse)
-    monkeypatch.setattr("eagle_data.media_probes.probe_video", refuse)
+    monkeypatch.setattr("eagle_data.media_probes.open_video", refuse)
     assert corpus.prepare() == first
     assert not rewritten(corpus.out / "d")
     assert len(corpus.rejects()) == first.rejected
@@ -247,9 +247,9 @@ def test_a_shared_reference_is_probed_once(corpus: Corpus, monkeypatch: pytest.M
     opened: list[str] = []
     real = image_size
 
-    def count(source: Any) -> tuple[int, int]:
+    def count(source: Any, **options: Any) -> tuple[int, int]:
         opened.append(str(source))
-        return real(source)
+        return real(source, **options)
 
     monkeypatch.setattr("eagle_data.media_probes.image_size", count)
     corpus.prepare()

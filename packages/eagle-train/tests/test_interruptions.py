@@ -23,9 +23,11 @@ MOMENTS = (
 """What goes on when a signal is sent: at the first new file in the run folder that matches."""
 
 
-def _heed_interrupts() -> None:
-    """A shell's background job ignores SIGINT, and so would every process below it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A shell's background job ignores SIGINT, and so does every process below it that does not say otherwise.
+COMMAND = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('eagle_train.cli', run_name='__main__')"
+)
 
 
 class Sender:
@@ -37,10 +39,9 @@ class Sender:
         self.file.write_text(dump_recipe(recipe))
 
     def __call__(self, patterns: tuple[str, ...], number: signal.Signals) -> tuple[int, str]:
-        command = [sys.executable, "-m", "eagle_train.cli", "run", str(self.file)]
+        command = [sys.executable, "-c", COMMAND, "run", str(self.file)]
         before = {path for pattern in patterns for path in self.folder.glob(pattern)}
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        with subprocess.Popen(command, **pipes, preexec_fn=_heed_interrupts) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             while process.poll() is None:
                 if any(path not in before for pattern in patterns for path in self.folder.glob(pattern)):
                     process.send_signal(number)

@@ -11,10 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eagle_data.ads import ImagePlan, VideoPlan, VisualPlan, VisualRules, plan
+    from eagle_data.ads import DocumentPlan, ImagePlan, Planner, VideoPlan, VisualPlan, VisualRules, plan
+    from eagle_data.ads_bound import optimum
     from eagle_data.annotations import Reject, parse_record, read_annotations
     from eagle_data.checkpoint_rules import rules_of_checkpoint
     from eagle_data.collate import Batch, LoadedSample
+    from eagle_data.dealing import PackCost, deal
     from eagle_data.dialect import RELEASED, TRAINING, Dialect, get_dialect
     from eagle_data.encode import IGNORE, Encoded, ImageUnit, VideoUnit
     from eagle_data.errors import EagleDataError, MediaError, MissingMediaError, SampleError
@@ -24,15 +26,17 @@ if TYPE_CHECKING:
     from eagle_data.lmdb_convert import Conversion, to_lmdb
     from eagle_data.lmdb_exports import from_lmdb
     from eagle_data.lmdb_store import LmdbStore, write_lmdb
-    from eagle_data.loader import Pack, PackLoader, Source
+    from eagle_data.loader import LoadReport, StatefulLoader, by_weight
     from eagle_data.media.frame_index import FrameIndex
+    from eagle_data.pack_loading import Pack, Source
+    from eagle_data.pack_stream import PackStream, StreamPlan
     from eagle_data.packing import pack
     from eagle_data.pixels import cut_tiles, frame_pixels, image_pixels
     from eagle_data.policies import Clip, Policy, Rate, Seconds, Segments, Timeline, Training, Uniform, parse_policy, take
     from eagle_data.prepare import DatasetReport
     from eagle_data.prepared import PreparedDataset
     from eagle_data.recipe import DatasetEntry, load_data_recipe
-    from eagle_data.samples import ImageRef, Message, Sample, VideoRef
+    from eagle_data.samples import DocumentRef, ImageRef, Message, Sample, VideoRef
     from eagle_data.sampling import FrameChoice, released_policy, training_policy, uniform
     from eagle_data.tiling import candidate_grids, choose_grid, tiles_for
     from eagle_data.tokens import PromptTokenizer
@@ -42,10 +46,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "ads": ("ImagePlan", "VideoPlan", "VisualPlan", "VisualRules", "plan"),
+    "ads": ("DocumentPlan", "ImagePlan", "Planner", "VideoPlan", "VisualPlan", "VisualRules", "plan"),
+    "ads_bound": ("optimum",),
     "annotations": ("Reject", "parse_record", "read_annotations"),
     "checkpoint_rules": ("rules_of_checkpoint",),
     "collate": ("Batch", "LoadedSample"),
+    "dealing": ("PackCost", "deal"),
     "dialect": ("RELEASED", "TRAINING", "Dialect", "get_dialect"),
     "encode": ("IGNORE", "Encoded", "ImageUnit", "VideoUnit"),
     "errors": ("EagleDataError", "MediaError", "MissingMediaError", "SampleError"),
@@ -56,14 +62,16 @@ _MODULES = {
     "lmdb_exports": ("from_lmdb",),
     "media.frame_index": ("FrameIndex",),
     "lmdb_store": ("LmdbStore", "write_lmdb"),
-    "loader": ("Pack", "PackLoader", "Source"),
+    "loader": ("LoadReport", "StatefulLoader", "by_weight"),
+    "pack_loading": ("Pack", "Source"),
+    "pack_stream": ("PackStream", "StreamPlan"),
     "packing": ("pack",),
     "pixels": ("cut_tiles", "frame_pixels", "image_pixels"),
     "policies": ("Clip", "Policy", "Rate", "Seconds", "Segments", "Timeline", "Training", "Uniform", "parse_policy", "take"),
     "prepare": ("DatasetReport",),
     "prepared": ("PreparedDataset",),
     "recipe": ("DatasetEntry", "load_data_recipe"),
-    "samples": ("ImageRef", "Message", "Sample", "VideoRef"),
+    "samples": ("DocumentRef", "ImageRef", "Message", "Sample", "VideoRef"),
     "sampling": ("FrameChoice", "released_policy", "training_policy", "uniform"),
     "tiling": ("candidate_grids", "choose_grid", "tiles_for"),
     "tokens": ("PromptTokenizer",),
@@ -82,6 +90,8 @@ __all__ = [
     "DatasetEntry",
     "DatasetReport",
     "Dialect",
+    "DocumentPlan",
+    "DocumentRef",
     "EagleDataError",
     "Encoded",
     "Fetch",
@@ -92,12 +102,15 @@ __all__ = [
     "ImageRef",
     "ImageUnit",
     "LmdbStore",
+    "LoadReport",
     "LoadedSample",
     "MediaError",
     "Message",
     "MissingMediaError",
     "Pack",
-    "PackLoader",
+    "PackCost",
+    "PackStream",
+    "Planner",
     "Policy",
     "PreparedDataset",
     "PromptTokenizer",
@@ -108,6 +121,8 @@ __all__ = [
     "Seconds",
     "Segments",
     "Source",
+    "StatefulLoader",
+    "StreamPlan",
     "Timeline",
     "Training",
     "Uniform",
@@ -118,9 +133,11 @@ __all__ = [
     "VideoUnit",
     "VisualPlan",
     "VisualRules",
+    "by_weight",
     "candidate_grids",
     "choose_grid",
     "cut_tiles",
+    "deal",
     "frame_pixels",
     "from_lmdb",
     "get_dialect",
@@ -132,6 +149,7 @@ __all__ = [
     "load_unit",
     "load_units",
     "open_video",
+    "optimum",
     "pack",
     "parse_policy",
     "parse_record",

@@ -1,164 +1,248 @@
-"""Automatic Degradation Sampling: which frames and how many tiles fit a context length, with all text kept.
+"""Automatic Degradation Sampling: which frames and pages and how many tiles fit a context length, with all text kept.
 
-The paper's two phases (section 3.2.1, Eq. 2): frames first, at one tile per image, up to `fps` frames a second; then
+The paper's two phases (section 3.2.1, Eq. 2): frames and pages first, at one tile per picture, up to `fps` frames a second; then
 the largest tile count, one for all images, that fits in what is left. Unlike the paper's formula every wrapper token
-(`Frame i sample at t s:`, `<img>`, `</img>`) is charged, by tokenising the very prompt that will be used, so a plan
-never exceeds the context. Nothing is decoded here: the inputs are sizes and durations.
+(`Frame i sample at t s:`, `<img>`, `</img>`) is charged exactly: a plan never exceeds the context, and one step more would.
+Nothing is decoded here: the inputs are sizes and durations.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 
-from eagle_data.chat import Segment, render
-from eagle_data.dialect import RELEASED, Dialect
-from eagle_data.errors import EagleDataError, SampleError
+from eagle_data.ads_costs import largest, video_cost
+from eagle_data.ads_headers import frame_table
+from eagle_data.ads_shares import FrameShares
+from eagle_data.chat import render
+from eagle_data.errors import SampleError
 from eagle_data.samples import Sample
-from eagle_data.sampling import FrameChoice, uniform
+from eagle_data.sampling import uniform
 from eagle_data.tiling import choose_grid, tiles_for
 from eagle_data.tokens import PromptTokenizer
 from eagle_data.video import VideoMetadata
+from eagle_data.visual_plan import (
+    DocumentPlan,
+    ImagePlan,
+    VideoPlan,
+    VisualPlan,
+    VisualRules,
+    page_numbers,
+    segments_of,
+)
+
+__all__ = [
+    "TOO_LONG",
+    "DocumentPlan",
+    "ImagePlan",
+    "Planner",
+    "VideoPlan",
+    "VisualPlan",
+    "VisualRules",
+    "plan",
+    "segments_of",
+    "tile_steps",
+    "wished_frames",
+]
 
 TOO_LONG = "too long"
 
+_ONE_TILE = ImagePlan((1, 1), 1)
 
-@dataclass(frozen=True)
-class VisualRules:
-    """How pictures become tokens, and the limits of degradation.
-
-    `tile_size` in pixels; `tokens_per_tile` after pixel shuffle; `tile_steps` are the tile counts tried in the second
-    phase (those above `max_tiles` are left out, `max_tiles` itself is always tried); `fps` in frames per second is
-    the wish for videos; a video gets `min_frames` or the sample is rejected, fewer only where its file has fewer.
-    Raises EagleDataError for values that cannot be.
-    """
-
-    tile_size: int = 448
-    tokens_per_tile: int = 256
-    min_tiles: int = 1
-    max_tiles: int = 12
-    use_thumbnail: bool = True
-    tile_steps: tuple[int, ...] = (12, 8, 6, 4, 2, 1)
-    fps: float = 2.0
-    min_frames: int = 8
-    dialect: Dialect = field(default=RELEASED)
-
-    def __post_init__(self) -> None:
-        for name in ("tile_size", "tokens_per_tile", "min_tiles", "max_tiles", "min_frames"):
-            if getattr(self, name) < 1:
-                raise EagleDataError(f"{name}={getattr(self, name)}: must be at least 1.")
-        if not self.fps > 0:
-            raise EagleDataError(f"fps={self.fps}: the wished rate must be positive.")
-
-
-@dataclass(frozen=True)
-class ImagePlan:
-    """`grid` is (columns, rows); `tiles` counts the thumbnail."""
-
-    grid: tuple[int, int]
-    tiles: int
-
-
-@dataclass(frozen=True)
-class VideoPlan:
-    """`frames` chosen of one video or clip, whose own `duration` is in seconds."""
-
-    frames: FrameChoice
-    duration: float
-
-
-@dataclass(frozen=True)
-class VisualPlan:
-    """What of a sample's media is shown: one entry per image and per video, in their numbering.
-
-    `length` is the exact token count of the whole sample; `tiles` the number of tiles and frames to encode;
-    `degraded` names what was given up: "frames", "tiles" or both.
-    """
-
-    images: tuple[ImagePlan, ...]
-    videos: tuple[VideoPlan, ...]
-    max_tiles: int
-    tiles: int
-    length: int
-    degraded: tuple[str, ...]
+Size = tuple[int, int]
+Frames = tuple[int, ...]
 
 
 def plan(
     sample: Sample,
     *,
-    image_sizes: Sequence[tuple[int, int]],
+    image_sizes: Sequence[Size],
     video_infos: Sequence[VideoMetadata],
+    document_sizes: Sequence[Sequence[Size]] = (),
     context_length: int,
     rules: VisualRules,
     tokenizer: PromptTokenizer,
 ) -> VisualPlan:
-    """Fit one sample into `context_length` tokens.
+    """Fit one sample into `context_length` tokens; a `Planner` does so for several lengths and tokenises the text once.
 
-    `image_sizes` are (width, height) in pixels, `video_infos` the metadata of each video or clip. One frame more than
-    the plan has would not fit, nor would the next larger tile count. Raises SampleError where the text alone, or the
-    text with the least visual content, does not fit; text is never cut.
+    `image_sizes` are (width, height) in pixels, `video_infos` the metadata of each video or clip, `document_sizes` the sizes of
+    each document's pages. One frame or page more than the plan has would not fit, nor would the next larger tile count. Raises
+    SampleError where the text alone, or the text with the least visual content, does not fit; text is never cut.
     """
-    if len(image_sizes) != len(sample.images) or len(video_infos) != len(sample.videos):
-        raise ValueError(
-            f"{sample.where}: {len(sample.images)} images and {len(sample.videos)} videos, but sizes of {len(image_sizes)} and "
-            f"metadata of {len(video_infos)} were given; give one for each"
-        )
-    task = _Task(sample, image_sizes, video_infos, rules, tokenizer)
-    wishes = tuple(wished_frames(info, rules) for info in video_infos)
-    floors = tuple(min(rules.min_frames, info.frames) for info in video_infos)
-    least = task.images(1)
-    shortest = task.length(floors, least)
-    if shortest > context_length:
-        raise SampleError(
-            sample.where,
-            f"the sample needs {shortest} tokens with all its text, one tile per image and {sum(floors)} frames, "
-            f"but the context length is {context_length}; raise context_length or shorten the conversation",
-            TOO_LONG,
-        )
-    shares = frame_shares(wishes, floors, most=context_length // rules.tokens_per_tile)
-
-    def fits(step: int) -> bool:
-        return step < len(shares) and task.length(shares[step], least) <= context_length
-
-    # The range searched does not depend on the context, so that more context never means fewer frames, even though
-    # the cost of timestamps is not quite monotone in the number of frames.
-    frames = shares[_last_true(fits, sum(wishes) - sum(floors))]
-    images, max_tiles = least, 1
-    for t in tile_steps(rules):
-        candidate = task.images(t)
-        if task.length(frames, candidate) <= context_length:
-            images, max_tiles = candidate, t
-            break
-    given_up = (("frames", frames != wishes), ("tiles", images != task.images(rules.max_tiles)))
-    return VisualPlan(
-        images=images,
-        videos=task.videos(frames),
-        max_tiles=max_tiles,
-        tiles=sum(frames) + sum(image.tiles for image in images),
-        length=task.length(frames, images),
-        degraded=tuple(name for name, true in given_up if true),
+    planner = Planner(
+        sample,
+        image_sizes=image_sizes,
+        video_infos=video_infos,
+        document_sizes=document_sizes,
+        rules=rules,
+        tokenizer=tokenizer,
     )
+    return planner.plan(context_length)
 
 
-def segments_of(
-    sample: Sample,
-    images: Sequence[ImagePlan],
-    videos: Sequence[VideoPlan],
-    rules: VisualRules,
-    *,
-    tokens_per_tile: int | None = None,
-) -> list[Segment]:
-    """The rendered prompt of a sample under a plan; `tokens_per_tile=0` renders the wrappers alone."""
-    tokens = rules.tokens_per_tile if tokens_per_tile is None else tokens_per_tile
+class Planner:
+    """One sample to be planned for any number of context lengths. Arguments as for `plan`.
 
-    def media(kind: str, k: int) -> str:
-        if kind == "image":
-            return rules.dialect.image(k, images[k - 1].tiles * tokens, len(images))
-        frames, duration = videos[k - 1].frames, videos[k - 1].duration
-        return rules.dialect.video(k, frames.fps, frames.timestamps, [tokens] * len(frames), duration)
+    `wishes` and `floors` are the most and the least frames of each video and, after the videos, pages of each document.
+    """
 
-    return render(sample.messages, default_system=rules.dialect.default_system, media=media)
+    def __init__(
+        self,
+        sample: Sample,
+        *,
+        image_sizes: Sequence[Size],
+        video_infos: Sequence[VideoMetadata],
+        document_sizes: Sequence[Sequence[Size]] = (),
+        rules: VisualRules,
+        tokenizer: PromptTokenizer,
+    ):
+        _check(sample, image_sizes, video_infos, document_sizes)
+        self.sample, self.rules, self.tokenizer = sample, rules, tokenizer
+        self._sizes, self._infos, self._pages = image_sizes, video_infos, document_sizes
+        # Timestamps stand on the file's clock, start + index / fps, as the released policy prints them (upstream 2.4).
+        self._starts = [ref.start or 0.0 for ref in sample.videos]
+        self._costs = [
+            video_cost(info.frames, info.fps, start, tokenizer, rules.dialect)
+            for start, info in zip(self._starts, video_infos, strict=True)
+        ]
+        limits = (*(info.frames for info in video_infos), *map(len, document_sizes))
+        self.wishes = (*(wished_frames(info, rules) for info in video_infos), *map(len, document_sizes))
+        self.floors = tuple(min(rules.min_frames, limit) for limit in limits)
+        self._texts: dict[object, int] = {}
+        self._steps = tile_steps(rules)
+        self._cuts: dict[tuple[int, bool], tuple[ImagePlan, ...]] = {}
+
+    def plan(self, context_length: int) -> VisualPlan:
+        """The plan for one context length. Raises SampleError where it cannot hold the text and the least visual content."""
+        shortest = self.length(self.floors, 1)
+        if shortest > context_length:
+            raise SampleError(self.sample.where, self._refusal(shortest, context_length), TOO_LONG)
+        frames = self.most_frames(context_length, 1)
+        max_tiles = next(t for t in self._steps if t == 1 or self.length(frames, t) <= context_length)
+        image_tiles, wished_tiles = self._image_tiles(frames, max_tiles), self._image_tiles(self.wishes, self._steps[0])
+        given_up = (("frames", frames != self.wishes), ("tiles", image_tiles < wished_tiles))
+        return VisualPlan(
+            images=self._cut(max_tiles),
+            videos=self._videos(frames),
+            max_tiles=max_tiles,
+            tiles=self.tiles(frames, max_tiles),
+            length=self.length(frames, max_tiles),
+            degraded=tuple(name for name, true in given_up if true),
+            documents=self._documents(frames, max_tiles),
+            image_tiles=image_tiles,
+            wished_tiles=wished_tiles,
+            wished_frames=sum(self.wishes),
+        )
+
+    def most_frames(self, context_length: int, max_tiles: int) -> Frames:
+        """The most frames and pages that fit beside images of `max_tiles`; the floors where no more do."""
+        shares = FrameShares(self.wishes, self.floors, most=context_length // self.rules.tokens_per_tile)
+        step = largest(
+            lambda step: self.length(shares.at(step), max_tiles) <= context_length,
+            shares.steps,
+            rises=all(cost.rises for cost in self._costs)
+            and (not self._pages or frame_table(self.tokenizer, self.rules.dialect) is not None),
+        )
+        return shares.at(step)
+
+    def length(self, frames: Frames, max_tiles: int) -> int:
+        """Tokens of the whole sample, exactly, with `frames` of each video and document and images of up to `max_tiles`."""
+        later = sum(cost.later(n) for cost, n in zip(self._costs, frames, strict=False))
+        return self._text(frames) + later + self.tiles(frames, max_tiles) * self.rules.tokens_per_tile
+
+    def tiles(self, frames: Frames, max_tiles: int) -> int:
+        """Tiles, pages and frames to encode."""
+        tiles = sum(frames)
+        if self._sizes:
+            tiles += sum([image.tiles for image in self._cut(max_tiles)])
+        if self._pages and self._tiles_pages(frames):
+            tiles += sum([page.tiles - 1 for page in self._cut(max_tiles, pages=True)])
+        return tiles
+
+    def text_tokens(self) -> int:
+        """Tokens of the sample without any visual content: its conversation alone, placeholders removed."""
+        return self._count(lambda kind, k: "", 0)
+
+    def _cut(self, max_tiles: int, *, pages: bool = False) -> tuple[ImagePlan, ...]:
+        """How every image, or every page of all documents, is cut at a tile limit of `tile_steps`."""
+        key = (max_tiles, pages)
+        if key not in self._cuts:
+            sizes = [size for document in self._pages for size in document] if pages else self._sizes
+            step = self._steps.index(max_tiles)
+            above = self._cuts.get((self._steps[step - 1], pages), ()) if step else ()
+            if above and max_tiles >= self.rules.min_tiles:
+                # A choice that holds the smaller limit stays: the candidates of a smaller limit are the first of a larger one.
+                self._cuts[key] = tuple(
+                    image if image.grid[0] * image.grid[1] <= max_tiles else image_plan(size, max_tiles, self.rules)
+                    for image, size in zip(above, sizes, strict=True)
+                )
+            else:
+                self._cuts[key] = tuple(image_plan(size, max_tiles, self.rules) for size in sizes)
+        return self._cuts[key]
+
+    def _image_tiles(self, frames: Frames, max_tiles: int) -> int:
+        pages = frames[len(self._infos) :] if self.rules.tile_pages else ()
+        return self.tiles(frames, max_tiles) - sum(frames) + sum(pages)
+
+    def _tiles_pages(self, frames: Frames) -> bool:
+        return self.rules.tile_pages and frames[len(self._infos) :] == self.wishes[len(self._infos) :]
+
+    def _text(self, frames: Frames) -> int:
+        """Tokens of the prompt without context tokens, each video with its first frame only."""
+        pages = frames[len(self._infos) :]
+        form = (tuple(cost.form(n) for cost, n in zip(self._costs, frames, strict=False)), pages)
+        if form not in self._texts:
+            self._texts[form] = self._count_text(frames, pages)
+        return self._texts[form]
+
+    def _count_text(self, frames: Frames, pages: Frames) -> int:
+        dialect = self.rules.dialect
+        pictures = len(self._sizes) + sum(pages)
+        numbers = page_numbers(len(self._sizes), pages)
+
+        # One context token stands for each picture, so that texts are cut where the prompt cuts them.
+        def media(kind: str, k: int) -> str:
+            if kind == "image":
+                return dialect.image(k, 1, pictures)
+            if kind == "document":
+                return "".join(dialect.image(number, 1, pictures) for number in numbers[k - 1])
+            rate, time = self._costs[k - 1].first(frames[k - 1])
+            return dialect.video(k, rate, [time], [1], self._infos[k - 1].duration)
+
+        return self._count(media, pictures + len(self._infos))
+
+    def _count(self, media: Callable[[str, int], str], pictures: int) -> int:
+        segments = render(self.sample.messages, default_system=self.rules.dialect.default_system, media=media)
+        return len(self.tokenizer.encode(segments)[0]) - pictures
+
+    def _videos(self, frames: Frames) -> tuple[VideoPlan, ...]:
+        return tuple(
+            VideoPlan(uniform(info.frames, info.fps, n, start=start), info.duration)
+            for start, info, n in zip(self._starts, self._infos, frames, strict=False)
+        )
+
+    def _documents(self, frames: Frames, max_tiles: int) -> tuple[DocumentPlan, ...]:
+        if not self._pages:
+            return ()
+        cuts = iter(self._cut(max_tiles if self._tiles_pages(frames) else 1, pages=True))
+        plans = []
+        for sizes, n in zip(self._pages, frames[len(self._infos) :], strict=True):
+            own, indices = list(islice(cuts, len(sizes))), uniform(len(sizes), 1.0, n).indices
+            plans.append(DocumentPlan(indices, tuple(own[i] for i in indices)))
+        return tuple(plans)
+
+    def _refusal(self, shortest: int, context_length: int) -> str:
+        text = self.text_tokens()
+        if text > context_length:
+            needs = f"the text alone needs {text} tokens"
+        else:
+            parts = [f"all its text ({text} tokens)"]
+            parts += [f"one tile for each of {len(self._sizes)} images"] if self._sizes else []
+            parts += [f"at least {sum(self.floors[: len(self._infos)])} frames"] if self._infos else []
+            parts += [f"at least {sum(self.floors[len(self._infos) :])} pages"] if self._pages else []
+            needs = f"the sample needs {shortest} tokens with {', '.join(parts)}"
+        return f"{needs}, but the context length is {context_length}; raise context_length or shorten the conversation"
 
 
 def wished_frames(info: VideoMetadata, rules: VisualRules) -> int:
@@ -166,73 +250,34 @@ def wished_frames(info: VideoMetadata, rules: VisualRules) -> int:
     return min(info.frames, max(rules.min_frames, int(info.duration * rules.fps + 1e-6)))
 
 
+@lru_cache(maxsize=256)
 def tile_steps(rules: VisualRules) -> tuple[int, ...]:
     """Tile counts to try, largest first."""
     return tuple(sorted({rules.max_tiles, *(t for t in rules.tile_steps if t < rules.max_tiles), 1}, reverse=True))
 
 
-def frame_shares(wishes: Sequence[int], floors: Sequence[int], *, most: int | None = None) -> list[tuple[int, ...]]:
-    """Every step from `floors` to `wishes`, one frame more each, shared in proportion to the wishes.
-
-    The next frame goes to the video whose wish per frame held is the largest (D'Hondt), which makes the share of each
-    video grow with the budget and never shrink; the paper leaves several videos open. Steps of more than `most` frames
-    in all are left out.
-    """
-    frames = list(floors)
-    steps = [tuple(frames)]
-    heap = [(-wish / (n + 1), i) for i, (wish, n) in enumerate(zip(wishes, frames, strict=True)) if n < wish]
-    heapq.heapify(heap)
-    total = sum(frames)
-    while heap and (most is None or total < most):
-        _, i = heapq.heappop(heap)
-        frames[i] += 1
-        total += 1
-        steps.append(tuple(frames))
-        if frames[i] < wishes[i]:
-            heapq.heappush(heap, (-wishes[i] / (frames[i] + 1), i))
-    return steps
+def image_plan(size: Size, max_tiles: int, rules: VisualRules) -> ImagePlan:
+    """How an image of `size` (width, height) is cut into at most `max_tiles`."""
+    if max_tiles == 1:
+        return _ONE_TILE
+    return _image_plan(*size, min(rules.min_tiles, max_tiles), max_tiles, rules.tile_size, rules.use_thumbnail)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One sample to be planned: what a choice of frames and grids would cost."""
+@lru_cache(maxsize=1 << 16)
+def _image_plan(width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int, use_thumbnail: bool) -> ImagePlan:
+    grid = choose_grid(width, height, tile_size=tile_size, min_tiles=min_tiles, max_tiles=max_tiles)
+    return ImagePlan(grid, tiles_for(grid, use_thumbnail))
 
-    sample: Sample
-    sizes: Sequence[tuple[int, int]]
-    infos: Sequence[VideoMetadata]
-    rules: VisualRules
-    tokenizer: PromptTokenizer
 
-    def images(self, max_tiles: int) -> tuple[ImagePlan, ...]:
-        rules = self.rules
-        grids = [
-            choose_grid(*size, tile_size=rules.tile_size, min_tiles=min(rules.min_tiles, max_tiles), max_tiles=max_tiles)
-            for size in self.sizes
-        ]
-        return tuple(ImagePlan(grid, tiles_for(grid, rules.use_thumbnail)) for grid in grids)
-
-    def videos(self, frames: Sequence[int]) -> tuple[VideoPlan, ...]:
-        # Timestamps stand on the file's clock, start + index / fps, as the released policy prints them (upstream 2.4).
-        return tuple(
-            VideoPlan(uniform(info.frames, info.fps, n, start=ref.start or 0.0), info.duration)
-            for ref, info, n in zip(self.sample.videos, self.infos, frames, strict=True)
+def _check(sample: Sample, images: Sequence[Size], videos: Sequence[VideoMetadata], documents: Sequence[Sequence[Size]]) -> None:
+    if len(images) != len(sample.images) or len(videos) != len(sample.videos):
+        raise ValueError(
+            f"{sample.where}: {len(sample.images)} images and {len(sample.videos)} videos, but sizes of {len(images)} and "
+            f"metadata of {len(videos)} were given; give one for each"
         )
-
-    def length(self, frames: Sequence[int], images: Sequence[ImagePlan]) -> int:
-        """Tokens of the whole sample, exactly."""
-        ids, _ = self.tokenizer.encode(segments_of(self.sample, images, self.videos(frames), self.rules, tokens_per_tile=0))
-        return len(ids) + (sum(frames) + sum(image.tiles for image in images)) * self.rules.tokens_per_tile
-
-
-def _last_true(test: Callable[[int], bool], high: int) -> int:
-    """A step that passes while the next one fails, by bisection; `high` if it passes. Step 0 is taken to pass."""
-    if test(high):
-        return high
-    low = 0
-    while high - low > 1:
-        middle = (low + high) // 2
-        if test(middle):
-            low = middle
-        else:
-            high = middle
-    return low
+    pages = [len(document.pages) for document in sample.documents]
+    if [len(sizes) for sizes in documents] != pages or 0 in pages:
+        raise ValueError(
+            f"{sample.where}: documents of {pages} pages, but sizes of {[len(sizes) for sizes in documents]} were given; "
+            "give the size of every page, and documents at least one page"
+        )

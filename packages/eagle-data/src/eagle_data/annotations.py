@@ -2,7 +2,8 @@
 
 Both spellings of upstream section 3.2 are read: the legacy keys `image` / `video`, the unified `data` list as the code
 has it (`video_list: [{video, start_time, end_time}]`) and as its documents have it (`{path, start, end}`, bare
-strings). A line that cannot be read becomes a `Reject` that names file, line, reason and mend; it never stops a run.
+strings), and documents in `data` (`document_list: [{document, pages}]`, PDFs; no pages mean all). A line that cannot
+be read becomes a `Reject` that names file, line, reason and mend; it never stops a run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from eagle_data.errors import SampleError
 from eagle_data.placeholders import number_placeholders
-from eagle_data.samples import ImageRef, Message, Role, Sample, VideoRef
+from eagle_data.samples import DocumentRef, ImageRef, Message, Role, Sample, VideoRef
 
 _ROLES: dict[str, Role] = {
     "human": "user",
@@ -26,7 +27,10 @@ _ROLES: dict[str, Role] = {
     "system": "system",
     "observation": "observation",
 }
-_DATA_FORM = '"data" must be a list of {"type": "image", "image_list": […]} or {"type": "video", "video_list": […]}'
+_DATA_FORM = (
+    '"data" must be a list of {"type": "image", "image_list": […]}, {"type": "video", "video_list": […]} or '
+    '{"type": "document", "document_list": […]}'
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ def parse_record(record: Any, *, dataset: str, where: str, root: str | Path = ""
     if not isinstance(record, Mapping):
         raise SampleError(where, f"a record must be a JSON object, not {type(record).__name__}")
     messages = _messages(record.get("conversations"), where)
-    images, videos = _media(record, where, str(root))
-    messages = number_placeholders(messages, images=len(images), videos=len(videos), where=where)
-    return Sample(dataset, where, messages, tuple(images), tuple(videos))
+    images, videos, documents = _media(record, where, str(root))
+    messages = number_placeholders(messages, images=len(images), videos=len(videos), documents=len(documents), where=where)
+    return Sample(dataset, where, messages, tuple(images), tuple(videos), tuple(documents))
 
 
 def _decode(line: bytes, where: str) -> Any:
@@ -111,7 +115,8 @@ def _messages(conversations: Any, where: str) -> list[Message]:
     return messages
 
 
-def _media(record: Mapping[str, Any], where: str, root: str) -> tuple[list[ImageRef], list[VideoRef]]:
+def _media(record: Mapping[str, Any], where: str, root: str) -> tuple[list[ImageRef], list[VideoRef], list[DocumentRef]]:
+    documents: list[DocumentRef] = []
     images = [_image(item, where, root) for item in _as_list(record.get("image"))]
     videos = [_video(item, where, root) for item in _as_list(record.get("video"))]
     data = record.get("data") or []
@@ -123,14 +128,16 @@ def _media(record: Mapping[str, Any], where: str, root: str) -> tuple[list[Image
         kind = entry.get("type") if isinstance(entry, Mapping) else None
         if kind == "text":
             continue
-        if kind not in ("image", "video") or f"{kind}_list" not in entry:
+        if kind not in ("image", "video", "document") or f"{kind}_list" not in entry:
             raise SampleError(where, f"{_DATA_FORM}, not {json.dumps(entry)[:80]}")
         for item in _as_list(entry[f"{kind}_list"]):
             if kind == "image":
                 images.append(_image(item, where, root))
+            elif kind == "document":
+                documents.append(_document(item, where, root))
             else:
                 videos.append(_video(item, where, root))
-    return images, videos
+    return images, videos, documents
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -182,6 +189,21 @@ def _video(item: Any, where: str, root: str) -> VideoRef:
     if end is not None and end <= (start or 0.0):
         raise SampleError(where, f"the clip ends at {end:g} s, not after its start at {start or 0:g} s", "bad media reference")
     return VideoRef(_join(root, path, where), start, end)
+
+
+def _document(item: Any, where: str, root: str) -> DocumentRef:
+    if not isinstance(item, Mapping):
+        return DocumentRef(_join(root, item, where), ())
+    pages = item.get("pages")
+    if pages is not None and (
+        not isinstance(pages, list) or not pages or not all(type(page) is int and page >= 1 for page in pages)
+    ):
+        raise SampleError(
+            where,
+            f"pages must be a list of page numbers from 1, or be left out for all pages, not {pages!r}",
+            "bad media reference",
+        )
+    return DocumentRef(_join(root, item.get("document", item.get("path")), where), tuple(pages or ()))
 
 
 def _seconds(item: Mapping[str, Any], keys: tuple[str, ...], where: str) -> float | None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eagle_data import cli_media
+
+if TYPE_CHECKING:
+    from eagle_data.fetch import Fetch
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,10 +39,14 @@ def prepare(
     ] = 8,
     dialect: Annotated[str, typer.Option(help="Wording around pictures: released or training.")] = "released",
     verify: Annotated[bool, typer.Option("--verify", help="Also decode every picture once.")] = False,
+    fetch: cli_media.FetchThem = False,
+    fetch_host: cli_media.FetchFrom = None,
+    fetch_mib: cli_media.FetchLimit = 256,
 ) -> None:
     """Plan and tokenise every sample of a recipe, for each context length."""
     try:
-        _prepare(recipe, out, model, context_length, fps, min_frames, dialect, verify)
+        given = cli_media.leave(fetch, fetch_host, fetch_mib)
+        _prepare(recipe, out, model, context_length, fps, min_frames, dialect, verify, given)
     except (OSError, ValueError) as error:  # EagleDataError is a ValueError
         cli_media.fail(error)
 
@@ -53,7 +60,15 @@ def main() -> None:
 
 
 def _prepare(
-    recipe: Path, out: Path, model: Path, context_lengths: list[int], fps: float, min_frames: int, dialect: str, verify: bool
+    recipe: Path,
+    out: Path,
+    model: Path,
+    context_lengths: list[int],
+    fps: float,
+    min_frames: int,
+    dialect: str,
+    verify: bool,
+    fetch: Fetch | None,
 ) -> None:
     from eagle_data.checkpoint_rules import rules_of_checkpoint
     from eagle_data.dialect import get_dialect
@@ -70,6 +85,7 @@ def _prepare(
         rules=rules,
         tokenizer=PromptTokenizer.from_folder(model),
         verify=verify,
+        fetch=fetch,
         progress=_show_progress if sys.stderr.isatty() else None,
     )
     for name, report in reports.items():

@@ -67,19 +67,25 @@ class Dialect:
             raise ValueError(
                 f"video {k} has {len(tokens_per_frame)} frames but {len(timestamps)} timestamps; give one timestamp per frame"
             )
+        frames = (
+            self.frame(i, timestamps[i - 1] if timestamps is not None else None, tokens)
+            for i, tokens in enumerate(tokens_per_frame, 1)
+        )
+        return self.video_header(k, fps, len(tokens_per_frame), duration) + "".join(frames) + self.after_video
+
+    def video_header(self, k: int, fps: float | None, frames: int, duration: float | None = None) -> str:
+        """What stands before the first frame of video `k`; the arguments are those of `video`, `frames` its number of frames."""
         name = f"The {ordinal(k)} video"
         if fps is None:
-            header = f"{name}: "
-        elif self.states_duration:
-            seconds = duration if duration is not None else len(tokens_per_frame) / fps
-            header = f"{name} of {seconds:.2f} seconds at {fps:.2f} fps: "
-        else:
-            header = f"{name} sampled with {fps:.2f} fps: "
-        frames = []
-        for i, tokens in enumerate(tokens_per_frame):
-            time = f" sample at {timestamps[i]:.2f}s" if timestamps is not None and self.times_frames else ""
-            frames.append(f"Frame {i + 1}{time}: {visual_block(tokens)}")
-        return header + "".join(frames) + self.after_video
+            return f"{name}: "
+        if self.states_duration:
+            return f"{name} of {duration if duration is not None else frames / fps:.2f} seconds at {fps:.2f} fps: "
+        return f"{name} sampled with {fps:.2f} fps: "
+
+    def frame(self, i: int, seconds: float | None, tokens: int) -> str:
+        """One frame (`i` from 1) with its wrapper; depends on no other frame and ends in a special token."""
+        time = f" sample at {seconds:.2f}s" if seconds is not None and self.times_frames else ""
+        return f"Frame {i}{time}: {visual_block(tokens)}"
 
 
 RELEASED = Dialect(

@@ -67,7 +67,7 @@ def encode(sample: Sample, plan: VisualPlan, *, rules: VisualRules, tokenizer: P
 
     Raises SampleError where the number of context tokens differs from the plan's pictures, or nothing is supervised.
     """
-    ids, supervised = tokenizer.encode(segments_of(sample, plan.images, plan.videos, rules))
+    ids, supervised = tokenizer.encode(segments_of(sample, plan.images, plan.videos, rules, documents=plan.documents))
     input_ids = np.asarray(ids, dtype=np.int32)
     labels = np.where(np.asarray(supervised, dtype=bool), input_ids, np.int32(IGNORE))
     units: list[ImageUnit | VideoUnit] = []
@@ -81,6 +81,11 @@ def encode(sample: Sample, plan: VisualPlan, *, rules: VisualRules, tokenizer: P
             if kind == "image":
                 ref, image = sample.images[k - 1], plan.images[k - 1]
                 units.append(ImageUnit(ref.path, ref.key, image.grid, image.tiles))
+            elif kind == "document":
+                document = plan.documents[k - 1]
+                for i, page in zip(document.indices, document.images, strict=True):
+                    ref = sample.documents[k - 1].page(i)
+                    units.append(ImageUnit(ref.path, ref.key, page.grid, page.tiles))
             else:
                 clip, choice = sample.videos[k - 1], plan.videos[k - 1].frames
                 units.append(VideoUnit(clip.path, clip.start, clip.end, choice.indices))

@@ -1,62 +1,71 @@
-"""The loader: prepared samples to packs, in an order that seed and epoch fix, with a state that resumes exactly.
+"""The loader: one rank's packs of the stream that all ranks share, decoded ahead by workers, with a state that resumes exactly.
 
-The stream of packs is endless: epoch after epoch, each packed anew. Rank r of w takes packs r, r + w, r + 2w, … of
-that one stream, so no sample is lost or repeated when epochs end unevenly. The state is the number of packs the
-whole world has consumed, which makes it valid for any other world size that divides it.
+The stream is endless: epoch after epoch, each packed anew. Of each step of `global_batch` packs, rank r of w takes
+every w-th from r on, so no sample is lost or repeated when epochs end unevenly, and the steps are the same for every
+number of ranks and workers. The state is a place in the stream, the same on all ranks and good for any number of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-import numpy as np
+from eagle_data.dealing import PackCost
+from eagle_data.pack_loading import BadMedia, Pack, PackLoading, Rows, Source, TileChoice
+from eagle_data.pack_stream import PackStream, Place, StreamPlan, Window
+from eagle_data.packing import BUFFER, Mode
 
-from eagle_data.collate import LoadedSample
-from eagle_data.encode import Encoded
-from eagle_data.errors import EagleDataError
-from eagle_data.packing import pack
-from eagle_data.prepared import PreparedDataset
-from eagle_data.units import load_units
-
-TileChoice: TypeAlias = Callable[[Sequence[Encoded]], Callable[[int], bool]]
-"""From the samples of a pack, in order, to a predicate: whether to load a tile or frame, counted over the pack."""
+_FAILURES_KEPT = 100
 
 
-@dataclass(frozen=True)
-class Source:
-    """A prepared dataset and how it is mixed: `repeat` (fractional allowed) passes per epoch, augmentation or not."""
+@dataclass
+class LoadReport:
+    """What a loader has yielded since it was made: `packs`, `samples`, samples whose media could not be read (`failed`),
+    how many of those got a stand-in, and the `first` failures as `(where, reason)`."""
 
-    dataset: PreparedDataset
-    repeat: float = 1.0
-    augment: bool = False
+    packs: int = 0
+    samples: int = 0
+    failed: int = 0
+    replaced: int = 0
+    first: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, pack: Pack) -> None:
+        self.packs += 1
+        self.samples += len(pack.samples)
+        self.failed += len(pack.failures)
+        self.replaced += len(pack.stand_ins)
+        self.first += pack.failures[: _FAILURES_KEPT - len(self.first)]
 
 
-@dataclass(frozen=True)
-class Pack:
-    """The samples of one pack with their pixels, and what could not be loaded as `(where, reason)`.
+def by_weight(datasets: Sequence[Rows], weights: Sequence[float], *, samples: int, augment: bool = False) -> list[Source]:
+    """Sources such that an epoch has about `samples` samples, each dataset's share of them in proportion to its weight.
 
-    Where the loader has a `load`, `pixels` of a sample are the chosen tiles only.
+    A dataset smaller than its share is repeated, a larger one drawn from anew each epoch. Empty datasets are left out of the
+    shares. Raises ValueError for a negative weight, or where nothing has any.
     """
+    useful = [weight if len(dataset) else 0.0 for dataset, weight in zip(datasets, weights, strict=True)]
+    if min(weights) < 0 or not sum(useful):
+        raise ValueError(f"weights {list(weights)} must not be negative, and one with samples must be positive")
+    total = sum(useful)
+    repeats = [samples * weight / total / max(len(one), 1) for one, weight in zip(datasets, useful, strict=True)]
+    return [Source(dataset, repeat, augment) for dataset, repeat in zip(datasets, repeats, strict=True)]
 
-    samples: tuple[LoadedSample, ...]
-    failures: tuple[tuple[str, str], ...]
-    epoch: int
 
+class StatefulLoader:
+    """Iterate packs of at most `context_length` tokens (and `max_tiles` tiles) from `sources`, for ever.
 
-class PackLoader:
-    """Iterate packs of at most `context_length` tokens (and `max_tiles` tiles) from `sources`.
+    `workers` threads decode up to `prefetch` packs ahead (as many as workers when None); 0 decodes in the caller. Decoders
+    release the interpreter's lock, so threads share datasets and give packs without copying. `global_batch` packs, one a
+    rank when None, are a step; within `window_steps` of them packs of like `cost` meet. `mode`, `group` and `buffer` are those
+    of `StreamPlan`.
 
-    `prefetch` packs are decoded ahead by as many threads; 0 decodes in the caller. A sample whose media cannot be
-    read is left out of its pack and reported in `Pack.failures`, once per attempt.
-
-    `load` chooses the tiles of each pack that this process decodes, as for ranks that share a pack and divide its pictures
-    (`VisionPlan.loads` of eagle-parallel answers for a tile and a rank); tokens and labels are those of the whole pack. It is
-    called once a pack, from the threads of `prefetch`. A sample that cannot be read then stays, with zeros for its tiles,
-    since ranks that do not read it have it as well: whoever gives `load` tells the other ranks of `Pack.failures`.
+    `bad_media` says what becomes of a sample whose media cannot be read; each attempt is reported in `Pack.failures` and
+    counted in `report`. `load` chooses the tiles of each pack that this process decodes, as for ranks that share a pack and
+    divide its pictures (`VisionPlan.loads` of eagle-parallel answers for a tile and a rank); tokens and labels are those of
+    the whole pack. It is called once a pack, from the workers' threads; bad media then give zeros, as `PackLoading` says.
     """
 
     def __init__(
@@ -70,7 +79,15 @@ class PackLoader:
         use_thumbnail: bool = True,
         rank: int = 0,
         world: int = 1,
-        prefetch: int = 2,
+        global_batch: int | None = None,
+        workers: int = 2,
+        prefetch: int | None = None,
+        mode: Mode = "packed",
+        group: int = 1,
+        buffer: int = BUFFER,
+        window_steps: int = 16,
+        cost: PackCost | None = None,
+        bad_media: BadMedia = "leave_out",
         load: TileChoice | None = None,
     ):
         if not sources or not any(len(source.dataset) for source in sources):
@@ -81,117 +98,184 @@ class PackLoader:
             )
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is outside a world of {world}")
+        batch = world if global_batch is None else global_batch
+        if batch < 1 or batch % world:
+            raise ValueError(f"global_batch {batch} cannot be shared by {world} ranks; use a multiple of {world}")
         self.sources = tuple(sources)
-        self.context_length = context_length
-        self.tile_size = tile_size
-        self.max_tiles = max_tiles
-        self.use_thumbnail = use_thumbnail
-        self.seed = seed
         self.rank = rank
         self.world = world
-        self.prefetch = prefetch
-        self.load = load
+        self.workers = workers
+        self.prefetch = max(1, workers if prefetch is None else prefetch)
+        self.report = LoadReport()
+        plan = StreamPlan(
+            context_length, max_tiles, seed, batch, window_steps, mode, group, buffer, PackCost() if cost is None else cost
+        )
+        self._stream = PackStream(
+            [source.dataset.lengths for source in sources],
+            [source.dataset.tiles for source in sources],
+            [source.repeat for source in sources],
+            plan,
+            names=[source.dataset.name for source in sources],
+        )
+        self.plan = plan
+        self._loading = PackLoading(self.sources, tile_size, use_thumbnail, seed, bad_media, load)
+        self._epoch_sizes: dict[int, int] = {}
+        self._data = self._stream.fingerprint()
         self._consumed = 0
-        self._epochs: dict[int, list[tuple[tuple[int, int], ...]]] = {}
+        self._phase = (0, 0)  # a stream position at which so many packs of a step had been taken
+        self._places: deque[tuple[int, Place]] = deque([(0, Place(group=batch))])
 
-    def state_dict(self) -> dict[str, int]:
-        """How many packs of the stream the whole world has consumed, with the seed they were drawn from."""
-        return {"consumed": self._consumed, "seed": self.seed}
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream after what the whole world has consumed: JSON values, a few kilobytes.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after `state`; raises ValueError for another seed or a world size that does not divide it."""
-        if state["seed"] != self.seed:
-            raise ValueError(f"the state was drawn from seed {state['seed']}, this loader from {self.seed}")
-        if state["consumed"] % self.world:
-            raise ValueError(f"{state['consumed']} packs were consumed, which {self.world} ranks cannot continue evenly")
+        It is the same on all ranks once each has taken the same number of packs.
+        """
+        while self._places[-1][0] < self._consumed:
+            # Another rank may be in a window that this one has not come to; the state has to be the same.
+            self._note(self._places[-1][0], self._stream.window(self._places[-1][1]))
+        start, place = self._place()
+        return {
+            "seed": self.plan.seed,
+            "data": self._data,
+            "consumed": self._consumed,
+            "offset": self._consumed - start,
+            "place": {**asdict(place), "wait": list(place.wait)},
+            "global_batch": self.plan.global_batch,
+            "phase": self._phase_at(self._consumed),
+            "epoch_sizes": {str(epoch): size for epoch, size in self._epoch_sizes.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
+        """Go on after `state`, also with another number of ranks, workers or packs a step.
+
+        Where the window that the state lies in was dealt for another `global_batch`, it is finished as it was dealt.
+        Raises ValueError for another seed, and for other rows, repeats or packing; with strict=False the latter go on at
+        the same number of packs of their own stream, which has no exact place for them.
+        """
+        if state["seed"] != self.plan.seed:
+            raise ValueError(f"the state was drawn from seed {state['seed']}, this loader from {self.plan.seed}")
+        if state["data"] != self._data:
+            if strict:
+                raise ValueError(
+                    "the state was taken with other rows, repeats or packing than this loader's; give the same prepared data and "
+                    "settings, or strict=False to go on at the same number of packs"
+                )
+            self.seek(state["consumed"])
+            return
+        place = state["place"]
         self._consumed = state["consumed"]
+        self._places = deque([(self._consumed - state["offset"], Place(**{**place, "wait": tuple(place["wait"])}))])
+        self._phase = (self._consumed, state["phase"] if state["global_batch"] == self.plan.global_batch else 0)
+        self._epoch_sizes = {int(epoch): size for epoch, size in state["epoch_sizes"].items()}
+
+    def seek(self, consumed: int) -> None:
+        """Go to a number of packs from the beginning, which packs everything before it."""
+        self._consumed, self._phase = 0, (0, 0)
+        self._places = deque([(0, Place(group=self.plan.global_batch))])
+        for start, window in self._windows():
+            if start + len(window.packs) >= consumed:
+                self._places = deque([(start, window.place)])
+                break
+        self._consumed = consumed
 
     def epoch_packs(self, epoch: int) -> list[tuple[tuple[int, int], ...]]:
-        """The packs of an epoch, each a tuple of `(source, row)`."""
-        if epoch not in self._epochs:
-            rng = np.random.default_rng([self.seed, epoch])
-            members: list[tuple[int, int]] = []
-            for number, source in enumerate(self.sources):
-                rows = len(source.dataset)
-                whole, part = divmod(source.repeat, 1.0)
-                members += [(number, row) for _ in range(int(whole)) for row in range(rows)]
-                members += [(number, int(row)) for row in rng.permutation(rows)[: round(part * rows)]]
-            lengths = [int(self.sources[s].dataset.lengths[row]) for s, row in members]
-            tiles = [int(self.sources[s].dataset.tiles[row]) for s, row in members]
-            packs = pack(
-                lengths,
-                tiles,
-                [int(i) for i in rng.permutation(len(members))],
-                max_tokens=self.context_length,
-                max_tiles=self.max_tiles,
-            )
-            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1}
-            self._epochs[epoch] = [tuple(members[i] for i in indices) for indices in packs]
-        return self._epochs[epoch]
+        """The packs of an epoch, each a tuple of `(source, row)`, in no promised order; takes time and memory by the sample."""
+        packs = []
+        for draws in self._stream.epoch_packs(epoch):
+            packs.append(tuple((source, row) for source, row, _ in self._stream.members(epoch, draws)))
+        self._epoch_sizes[epoch] = len(packs)
+        return packs
 
-    def _stream(self, position: int) -> Iterator[tuple[int, int, tuple[tuple[int, int], ...]]]:
-        """`(position, epoch, members)` of every pack from `position` on."""
-        epoch, first = 0, 0
-        while True:
-            packs = self.epoch_packs(epoch)
-            if not packs:
-                raise ValueError("an epoch of this mixture holds no sample; raise repeat_time")
-            for i in range(max(0, position - first), len(packs)):
-                yield first + i, epoch, packs[i]
-            first += len(packs)
-            epoch += 1
+    def packs_in_epoch(self, epoch: int) -> int:
+        """How many packs an epoch has; counted by packing it once, then remembered, also in the state."""
+        if epoch not in self._epoch_sizes:
+            self._epoch_sizes[epoch] = sum(1 for _ in self._stream.epoch_packs(epoch))
+        return self._epoch_sizes[epoch]
 
     def members(self, packs: int) -> tuple[set[str], set[str]]:
         """Provenance of the samples in the first `packs` packs of this rank's stream, and of those that were degraded."""
-        own = [item for _, item in zip(range(packs * self.world), self._stream(0), strict=False)][self.rank :: self.world]
-        rows = {member for _, _, members in own for member in members}
-        names = {(s, row): self.sources[s].dataset.where(row) for s, row in rows}
-        return set(names.values()), {name for (s, row), name in names.items() if self.sources[s].dataset.degraded(row)}
+        rows: set[tuple[int, int]] = set()
+        start = Place(group=self.plan.global_batch)
+        for position, epoch, draws in self._flat(self._windows(0, start, (0, 0)), 0):
+            if position >= packs * self.world:
+                break
+            if position % self.world == self.rank:
+                rows.update((source, row) for source, row, _ in self._stream.members(epoch, draws))
+        names = {(source, row): self.sources[source].dataset.where(row) for source, row in rows}
+        degraded = {name for (source, row), name in names.items() if self.sources[source].dataset.degraded(row)}
+        return set(names.values()), degraded
 
-    def _load(self, epoch: int, members: tuple[tuple[int, int], ...]) -> Pack:
-        samples, failures, first = [], [], 0
-        stored = [self.sources[number].dataset[row] for number, row in members]
-        chosen = self.load([encoded for encoded, _ in stored]) if self.load else None
-        for (number, row), (encoded, where) in zip(members, stored, strict=True):
-            augment = np.random.default_rng([self.seed, epoch, number, row]) if self.sources[number].augment else None
-            wanted = None if chosen is None else [tile for tile in range(encoded.tiles) if chosen(first + tile)]
-            first += encoded.tiles
-            try:
-                pixels = load_units(
-                    encoded.units,
-                    tile_size=self.tile_size,
-                    use_thumbnail=self.use_thumbnail,
-                    augment=augment,
-                    wanted=wanted,
-                )
-            except EagleDataError as error:
-                failures.append((where, str(error)))
-                if wanted is None:
-                    continue
-                pixels = np.zeros((len(wanted), 3, self.tile_size, self.tile_size), dtype=np.float32)
-            samples.append(LoadedSample(encoded.input_ids, encoded.labels, pixels, where))
-        return Pack(tuple(samples), tuple(failures), epoch)
+    def _phase_at(self, position: int, phase: tuple[int, int] | None = None) -> int:
+        at, taken = phase or self._phase
+        return (taken + position - at) % self.plan.global_batch
+
+    def _windows(
+        self, start: int | None = None, place: Place | None = None, phase: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, Window]]:
+        """Windows with the stream positions at which they begin, from the place of the state (or `place`) on."""
+        if start is None or place is None:
+            start, place = self._place()
+        phase = phase or self._phase
+        while True:
+            window = self._stream.window(place)
+            yield start, window
+            start, place = self._after(start, window, phase)
+
+    def _after(self, start: int, window: Window, phase: tuple[int, int]) -> tuple[int, Place]:
+        """Where the window after one that begins at `start` begins; it completes the step that the first left open."""
+        batch, end = self.plan.global_batch, start + len(window.packs)
+        return end, replace(window.after, group=batch, head=(batch - self._phase_at(end, phase)) % batch)
+
+    def _place(self) -> tuple[int, Place]:
+        """The last window that begins no later than what was consumed, and where it begins."""
+        return max((item for item in self._places if item[0] <= self._consumed), key=lambda item: item[0])
+
+    def _note(self, start: int, window: Window) -> None:
+        following = self._after(start, window, self._phase)
+        if following[0] > self._places[-1][0]:
+            self._places.append(following)
+
+    def _flat(self, windows: Iterator[tuple[int, Window]], first: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """`(position, epoch, draws)` of every pack from position `first` on."""
+        for start, window in windows:
+            for position in range(max(first, start), start + len(window.packs)):
+                yield position, window.place.epoch, window.packs[position - start]
+
+    def _noted(self) -> Iterator[tuple[int, Window]]:
+        """The windows from here on, their places kept for `state_dict` until they are behind."""
+        for start, window in self._windows():
+            self._note(start, window)
+            while len(self._places) > 1 and self._places[1][0] <= self._consumed:
+                self._places.popleft()
+            yield start, window
 
     def __iter__(self) -> Iterator[Pack]:
         """Packs of this rank, for ever; a pack counts as consumed once it has been yielded."""
-        mine = (item for item in self._stream(self._consumed) if item[0] % self.world == self.rank)
-        if self.prefetch == 0:
-            for position, epoch, members in mine:
-                pack_ = self._load(epoch, members)
-                self._consumed = position - self.rank + self.world
-                yield pack_
+        begun = self._consumed
+        mine = (item for item in self._flat(self._noted(), begun) if (item[0] - begun) % self.world == self.rank)
+        for position, pack in self._loaded(mine):
+            self._consumed = position - self.rank + self.world
+            self.report.add(pack)
+            yield pack
+
+    def _loaded(self, mine: Iterator[tuple[int, int, tuple[int, ...]]]) -> Iterator[tuple[int, Pack]]:
+        if self.workers == 0:
+            for position, epoch, draws in mine:
+                yield position, self._loading(epoch, position, self._stream.members(epoch, draws))
             return
-        with ThreadPoolExecutor(self.prefetch, thread_name_prefix="eagle-loader") as pool:
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="eagle-loader") as pool:
             ahead: deque[tuple[int, Future[Pack]]] = deque()
             try:
                 while True:
                     while len(ahead) <= self.prefetch:
-                        position, epoch, members = next(mine)
-                        ahead.append((position, pool.submit(self._load, epoch, members)))
+                        position, epoch, draws = next(mine)
+                        members = self._stream.members(epoch, draws)
+                        ahead.append((position, pool.submit(self._loading, epoch, position, members)))
                     position, future = ahead.popleft()
-                    pack_ = future.result()
-                    self._consumed = position - self.rank + self.world
-                    yield pack_
+                    yield position, future.result()
             finally:
                 for _, future in ahead:
                     future.cancel()
+
+
+__all__ = ["LoadReport", "Pack", "Source", "StatefulLoader", "TileChoice", "by_weight"]

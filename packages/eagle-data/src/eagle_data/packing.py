@@ -1,12 +1,226 @@
 """Packing: samples to packs under two budgets at once, tokens and tiles, without cutting any sample.
 
-Best fit over a bounded number of open packs: each sample, in the order given, goes to the fullest open pack that
-still takes it, so packs fill up while no sample waits for long. Pure integers, no I/O.
+Three modes. `BestFit` starts each pack with the sample that has waited longest and adds the longest one that still
+fits, so packs are full and no sample waits for more packs than there were samples before it. `LikeLength` adds
+the nearest in length instead, up to a number of samples. `Single` packs nothing. Integers only, no I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+Mode: TypeAlias = Literal["packed", "grouped", "unpacked"]
+
+BUFFER = 1024
+"""Samples that wait for a pack. More make packs fuller at long contexts; 256 already suffice at 32768 tokens."""
+
+_DRAW_BITS = 40
+_LAST_DRAW = (1 << _DRAW_BITS) - 1
+_SCAN = 64
+"""Waiting samples that are looked at for one that fits the other budget as well."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a pack holds at most: `max_tokens`, and `max_tiles` tiles (None: any number)."""
+
+    max_tokens: int
+    max_tiles: int | None = None
+
+    def takes(self, tokens: int, tiles: int) -> bool:
+        return tokens <= self.max_tokens and (self.max_tiles is None or tiles <= self.max_tiles)
+
+    def __str__(self) -> str:
+        return f"{self.max_tokens} tokens{'' if self.max_tiles is None else f' and {self.max_tiles} tiles'}"
+
+
+class Packer(Protocol):
+    """Samples in, oldest first; packs out. A sample is named by its draw, an int that grows with age."""
+
+    def add(self, draws: Sequence[int], lengths: Sequence[int], tiles: Sequence[int]) -> None:
+        """Let samples wait. Each must fit the budget alone, and be younger than all before it."""
+        ...
+
+    def take(self) -> tuple[int, ...]:
+        """The next pack, draws ascending, which holds the oldest sample; IndexError where none waits."""
+        ...
+
+    def waiting(self) -> list[int]:
+        """The draws that wait, oldest first; with their lengths and tiles, the whole state of the packer."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class _Ages:
+    """What waits, by age: the part that all modes share."""
+
+    def __init__(self) -> None:
+        self._ages: deque[int] = deque()
+        self._known: dict[int, tuple[int, int]] = {}
+
+    def waiting(self) -> list[int]:
+        return [draw for draw in self._ages if draw in self._known]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def _oldest(self) -> tuple[int, int, int]:
+        """Remove the oldest and return its draw, length and tiles."""
+        while (draw := self._ages.popleft()) not in self._known:
+            pass
+        return draw, *self._known.pop(draw)
+
+
+class BestFit(_Ages):
+    """Oldest first, then the best fit in whichever budget is scarcer in the pack: the longest sample that fits, or the one
+    with most tiles; among equals the oldest.
+
+    With a tile budget, samples with and without pictures wait in lists of their own, so that a pack which is full of
+    tiles goes on with text at once.
+    """
+
+    def __init__(self, budget: Budget):
+        super().__init__()
+        self._budget = budget
+        # Keys: the length (or the tiles) above, the age below: one search in a sorted list of ints gives the best fit.
+        self._plain: list[int] = []
+        self._pictured: list[int] = []
+        self._by_tiles: list[int] = []
+        self._apart = budget.max_tiles is not None
+
+    def add(self, draws: Sequence[int], lengths: Sequence[int], tiles: Sequence[int]) -> None:
+        for draw, length, count in zip(draws, lengths, tiles, strict=True):
+            self._known[draw] = length, count
+            if count and self._apart:
+                insort(self._pictured, (length << _DRAW_BITS) | (_LAST_DRAW - draw))
+                insort(self._by_tiles, (count << _DRAW_BITS) | (_LAST_DRAW - draw))
+            else:
+                insort(self._plain, (length << _DRAW_BITS) | (_LAST_DRAW - draw))
+        self._ages.extend(draws)
+
+    def take(self) -> tuple[int, ...]:
+        known, plain = self._known, self._plain
+        draw, length, tiles = self._oldest()
+        self._remove(draw, length, tiles)
+        members = [draw]
+        room = self._budget.max_tokens - length
+        tile_room = 0 if self._budget.max_tiles is None else self._budget.max_tiles - tiles
+        while True:
+            at = bisect_left(plain, (room + 1) << _DRAW_BITS) - 1
+            draw = _LAST_DRAW - (plain[at] & _LAST_DRAW) if at >= 0 else -1
+            if tile_room > 0 and self._pictured:
+                pictured = self._fitting(room, tile_room, longer_than=plain[at] if at >= 0 else -1)
+                draw = draw if pictured < 0 else pictured
+            if draw < 0:
+                return tuple(sorted(members))
+            length, tiles = known.pop(draw)
+            self._remove(draw, length, tiles)
+            members.append(draw)
+            room -= length
+            tile_room -= tiles
+
+    def _fitting(self, room: int, tile_room: int, longer_than: int) -> int:
+        """The best sample with pictures for what is left of a pack; -1 for none, or none better than the text at hand."""
+        known, budget = self._known, self._budget
+        assert budget.max_tiles is not None
+        if tile_room * budget.max_tokens >= room * budget.max_tiles:
+            last = bisect_left(self._pictured, (room + 1) << _DRAW_BITS) - 1
+            for place in range(last, max(-1, last - _SCAN), -1):
+                key = self._pictured[place]
+                if key < longer_than:
+                    return -1
+                if known[_LAST_DRAW - (key & _LAST_DRAW)][1] <= tile_room:
+                    return _LAST_DRAW - (key & _LAST_DRAW)
+        last = bisect_left(self._by_tiles, (tile_room + 1) << _DRAW_BITS) - 1
+        for place in range(last, max(-1, last - _SCAN), -1):
+            draw = _LAST_DRAW - (self._by_tiles[place] & _LAST_DRAW)
+            if known[draw][0] <= room:
+                return draw
+        return -1
+
+    def _remove(self, draw: int, length: int, tiles: int) -> None:
+        age = _LAST_DRAW - draw
+        own = self._pictured if tiles and self._apart else self._plain
+        own.pop(bisect_left(own, (length << _DRAW_BITS) | age))
+        if tiles and self._apart:
+            self._by_tiles.pop(bisect_left(self._by_tiles, (tiles << _DRAW_BITS) | age))
+
+
+class LikeLength(_Ages):
+    """Oldest first, then the nearest in length, until `group` samples are together or the next would exceed a budget."""
+
+    def __init__(self, budget: Budget, group: int):
+        super().__init__()
+        self._budget = budget
+        self._group = group
+        self._by_length: list[tuple[int, int]] = []
+
+    def add(self, draws: Sequence[int], lengths: Sequence[int], tiles: Sequence[int]) -> None:
+        for draw, length, count in zip(draws, lengths, tiles, strict=True):
+            self._known[draw] = length, count
+            insort(self._by_length, (length, draw))
+        self._ages.extend(draws)
+
+    def take(self) -> tuple[int, ...]:
+        draw, first, tiles = self._oldest()
+        waiting = self._by_length
+        at = bisect_right(waiting, (first, draw)) - 1
+        waiting.pop(at)
+        members, tokens = [draw], first
+        while len(members) < self._group and waiting:
+            shorter = at > 0 and (at == len(waiting) or first - waiting[at - 1][0] <= waiting[at][0] - first)
+            at -= shorter
+            length, draw = waiting[at]
+            tokens += length
+            tiles += self._known[draw][1]
+            if not self._budget.takes(tokens, tiles):
+                break
+            waiting.pop(at)
+            del self._known[draw]
+            members.append(draw)
+        return tuple(sorted(members))
+
+
+class Single(_Ages):
+    """Every sample is a pack, in the order of their ages."""
+
+    def add(self, draws: Sequence[int], lengths: Sequence[int], tiles: Sequence[int]) -> None:
+        self._known.update(zip(draws, zip(lengths, tiles, strict=True), strict=True))
+        self._ages.extend(draws)
+
+    def take(self) -> tuple[int, ...]:
+        return (self._oldest()[0],)
+
+
+def make_packer(mode: Mode, budget: Budget, *, group: int = 1) -> Packer:
+    """The packer of a mode; `group` is the number of samples in a pack of mode "grouped"."""
+    if mode == "packed":
+        return BestFit(budget)
+    if mode == "grouped":
+        if group < 1:
+            raise ValueError(f"group must be at least 1, not {group}")
+        return LikeLength(budget, group)
+    if mode == "unpacked":
+        return Single()
+    raise ValueError(f"there is no packing mode {mode!r}; use packed, grouped or unpacked")
+
+
+def drain(
+    packer: Packer, feed: Callable[[int], tuple[Sequence[int], Sequence[int], Sequence[int]]], *, buffer: int
+) -> Iterator[tuple[int, ...]]:
+    """Packs until nothing is left; `feed(n)` gives at most n new draws, lengths and tiles, fewer only at the end."""
+    while True:
+        wanted = buffer - len(packer)
+        if wanted > 0:
+            packer.add(*feed(wanted))
+        if not len(packer):
+            return
+        yield packer.take()
 
 
 def pack(
@@ -16,43 +230,40 @@ def pack(
     *,
     max_tokens: int,
     max_tiles: int | None = None,
-    open_packs: int = 32,
+    buffer: int = BUFFER,
+    mode: Mode = "packed",
+    group: int = 1,
 ) -> list[tuple[int, ...]]:
     """Pack the samples `order` (indices into `lengths` and `tiles`) and return packs of indices.
 
-    Every index of `order` is in exactly one pack, as often as it occurs there. When a sample fits nowhere and
-    `open_packs` packs are open, the fullest one is closed. Packs come in the order in which they close, then the
-    open ones, oldest first. Raises ValueError for a sample that exceeds a budget alone.
+    Every index of `order` is in exactly one pack, as often as it occurs there. At most `buffer` samples wait at a time,
+    and each pack takes the one that waited longest, so a sample is packed at most `buffer` packs after its turn came.
+    Raises ValueError for a sample that exceeds a budget alone.
     """
-    if open_packs < 1:
-        raise ValueError(f"open_packs must be at least 1, not {open_packs}")
-    closed: list[tuple[int, ...]] = []
-    opened: list[list[int]] = []
-    tokens_used: list[int] = []
-    tiles_used: list[int] = []
+    if buffer < 1:
+        raise ValueError(f"buffer must be at least 1, not {buffer}")
+    budget = Budget(max_tokens, max_tiles)
     for index in order:
-        need, need_tiles = lengths[index], tiles[index]
-        if need > max_tokens or (max_tiles is not None and need_tiles > max_tiles):
-            raise ValueError(
-                f"sample {index} has {need} tokens and {need_tiles} tiles, more than a pack of {max_tokens} tokens"
-                f"{'' if max_tiles is None else f' and {max_tiles} tiles'} can hold; plan it for this context length first"
-            )
-        best = -1
-        for slot, used in enumerate(tokens_used):
-            fits = used + need <= max_tokens and (max_tiles is None or tiles_used[slot] + need_tiles <= max_tiles)
-            if fits and (best < 0 or used > tokens_used[best]):
-                best = slot
-        if best < 0:
-            if len(opened) == open_packs:
-                fullest = max(range(len(opened)), key=lambda slot: tokens_used[slot])
-                closed.append(tuple(opened.pop(fullest)))
-                tokens_used.pop(fullest)
-                tiles_used.pop(fullest)
-            opened.append([])
-            tokens_used.append(0)
-            tiles_used.append(0)
-            best = len(opened) - 1
-        opened[best].append(index)
-        tokens_used[best] += need
-        tiles_used[best] += need_tiles
-    return closed + [tuple(members) for members in opened]
+        if not budget.takes(lengths[index], tiles[index]):
+            raise ValueError(too_large(f"sample {index}", lengths[index], tiles[index], budget))
+    begun = 0
+
+    def feed(count: int) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+        nonlocal begun
+        draws = range(begun, min(begun + count, len(order)))
+        begun = draws.stop
+        return draws, [int(lengths[order[draw]]) for draw in draws], [int(tiles[order[draw]]) for draw in draws]
+
+    packs = drain(make_packer(mode, budget, group=group), feed, buffer=buffer)
+    return [tuple(int(order[draw]) for draw in members) for members in packs]
+
+
+def too_large(name: str, tokens: int, tiles: int, budget: Budget) -> str:
+    """What to say of a sample that no pack can hold."""
+    return (
+        f"{name} has {tokens} tokens and {tiles} tiles, more than a pack of {budget} can hold; "
+        "plan it for this context length first"
+    )
+
+
+__all__ = ["BUFFER", "BestFit", "Budget", "LikeLength", "Mode", "Packer", "Single", "drain", "make_packer", "pack", "too_large"]

@@ -1,4 +1,4 @@
-"""Placeholders of media in conversations: `<image>`, `<image-2>`, `<video>`, `<video-1>`.
+"""Placeholders of media in conversations: `<image>`, `<image-2>`, `<video>`, `<video-1>`, `<document>`, `<document-1>`.
 
 `number_placeholders` turns every accepted spelling into the numbered one and checks that text and media agree, so
 nothing later has to guess (upstream section 3.2). `split_placeholders` cuts a numbered text into its parts.
@@ -13,8 +13,8 @@ from eagle_data.errors import SampleError
 from eagle_data.samples import Message
 
 # ASCII digits, and no more than a conversation can count: `\d` and int() would also take other scripts and 5000 digits.
-_NUMBERED = re.compile(r"<(image|video)-([0-9]{1,9})>")
-_ANY = re.compile(r"<(image|video)(?:-([0-9]{1,9}))?>\n?")
+_NUMBERED = re.compile(r"<(image|video|document)-([0-9]{1,9})>")
+_ANY = re.compile(r"<(image|video|document)(?:-([0-9]{1,9}))?>\n?")
 
 MISMATCH = "placeholder mismatch"
 
@@ -33,7 +33,9 @@ def split_placeholders(text: str) -> list[str | tuple[str, int]]:
     return parts
 
 
-def number_placeholders(messages: Sequence[Message], *, images: int, videos: int, where: str) -> tuple[Message, ...]:
+def number_placeholders(
+    messages: Sequence[Message], *, images: int, videos: int, documents: int = 0, where: str
+) -> tuple[Message, ...]:
     """Number the placeholders of all turns but the assistant's, and add those of media no turn mentions.
 
     - `<image>` without a number takes the next number of its kind; one newline after it is dropped, as upstream does.
@@ -42,12 +44,14 @@ def number_placeholders(messages: Sequence[Message], *, images: int, videos: int
 
     Raises SampleError where the mentioned numbers are not exactly 1..n, each once, or spellings are mixed.
     """
-    counts = {"image": images, "video": videos}
-    mentioned: dict[str, list[int]] = {"image": [], "video": []}
-    spellings: dict[str, set[bool]] = {"image": set(), "video": set()}
+    counts = {"image": images, "video": videos, "document": documents}
+    mentioned: dict[str, list[int]] = {kind: [] for kind in counts}
+    spellings: dict[str, set[bool]] = {kind: set() for kind in counts}
 
     def number(match: re.Match[str]) -> str:
         kind, digits = match[1], match[2]
+        if kind == "document" and digits is None and not documents:
+            return match[0]  # a word that texts use; only a sample with documents means one by it
         spellings[kind].add(digits is not None)
         k = int(digits) if digits else len(mentioned[kind]) + 1
         mentioned[kind].append(k)

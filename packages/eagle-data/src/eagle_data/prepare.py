@@ -1,9 +1,9 @@
 """Preparation: recipe to planned, tokenised samples in parquet, with a report and without pixels.
 
 `prepare` reads annotations and media headers, plans every sample for each context length and writes
-`<out>/<dataset>/context-<n>.parquet`, `<out>/rejects.jsonl` and `<out>/report.json`. A dataset whose annotations,
-media (size and time), tokenizer and rules are unchanged is not redone; files appear whole or not at all, `done.json`
-last, so an interrupted preparation goes on with the dataset it was at.
+`<out>/<dataset>/context-<n>.parquet`, the indexes of its videos (`media_index`), `<out>/rejects.jsonl` and
+`<out>/report.json`. A dataset whose annotations, media (size and time), tokenizer and rules are unchanged is not redone; files
+appear whole or not at all, `done.json` last, so an interrupted preparation goes on with the dataset it was at.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from eagle_data import __version__
-from eagle_data.ads import VisualRules, plan
+from eagle_data.ads import Planner, VisualPlan, VisualRules
+from eagle_data.ads_bound import optimum
 from eagle_data.annotations import Reject, read_annotations
 from eagle_data.encode import Encoded, encode
 from eagle_data.errors import EagleDataError, MediaError, SampleError
+from eagle_data.fetch import Fetch, is_address
+from eagle_data.media_index import MediaIndexWriter, media_index_file
 from eagle_data.media_probes import MediaProbes
 from eagle_data.prepared import PreparedWriter, prepared_file
 from eagle_data.recipe import DatasetEntry
 from eagle_data.references import parse_reference
-from eagle_data.samples import Sample
+from eagle_data.samples import DocumentRef, Sample, VideoRef
 from eagle_data.tokens import PromptTokenizer
 
-FORMAT = 1
+FORMAT = 3
 """Version of the prepared files; a change of it or of the package makes every dataset be prepared anew."""
 
 
@@ -39,7 +42,10 @@ class DatasetReport:
 
     `read` lines, `prepared` samples that at least one context length took, `rejected` those that none took;
     `degraded` and `too_long` count samples per context length; `reasons` counts the rejected by kind ("not JSON",
-    "missing media", …), so its values add up to `rejected`.
+    "missing media", …), so its values add up to `rejected`. `shown` totals, per context length, what the prepared samples show
+    and what they gave up: the samples with `fewer_frames` and with `fewer_tiles`; `frames` (with pages) and `image_tiles` beside
+    those wished; `tokens` in all, `visual_tokens` among them, and `optimum_visual_tokens`, the most that Eq. 2 of the paper could
+    show in the same contexts.
     """
 
     read: int
@@ -48,6 +54,7 @@ class DatasetReport:
     degraded: dict[str, int]
     too_long: dict[str, int]
     reasons: dict[str, int]
+    shown: dict[str, dict[str, int]]
 
 
 def prepare(
@@ -58,11 +65,14 @@ def prepare(
     rules: VisualRules,
     tokenizer: PromptTokenizer,
     verify: bool = False,
+    fetch: Fetch | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> dict[str, DatasetReport]:
     """Prepare each dataset for its `context_lengths` (by dataset name) and return the counts.
 
-    `verify` also decodes every picture once, so that damaged media are found now and not in training. `progress` is
+    `verify` also decodes every picture once, so that damaged media are found now and not in training. `fetch` is leave to fetch
+    media at http(s) addresses, and its bounds; without it their samples are rejected. What lies behind an address is not watched
+    for changes, and one that could not be fetched is not tried again while nothing else changes. `progress` is
     called with the dataset's name and the number of lines done. Samples that no context length takes go to
     `rejects.jsonl`, one line each; the dataset's `too_long.jsonl` says which samples each context length refused.
     Raises FileNotFoundError for a missing annotation file and ValueError for a dataset without context lengths.
@@ -76,7 +86,7 @@ def prepare(
     reports: dict[str, DatasetReport] = {}
     for name, entry in datasets.items():
         own_rules = replace(rules, max_tiles=entry.max_dynamic_tiles) if entry.max_dynamic_tiles else rules
-        job = _Job(name, entry, out / name, tuple(sorted(set(context_lengths[name]))), own_rules, tokenizer, verify)
+        job = _Job(name, entry, out / name, tuple(sorted(set(context_lengths[name]))), own_rules, tokenizer, verify, fetch)
         reports[name] = job.run(progress)
     rejects = "".join((out / name / "rejects.jsonl").read_text(encoding="utf-8") for name in datasets)
     _write_text(out / "rejects.jsonl", rejects)
@@ -94,6 +104,23 @@ class _Tally:
     degraded: Counter[str] = field(default_factory=Counter)
     too_long: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, context_length: int, planned: _Row, tokens_per_tile: int) -> None:
+        """Count one prepared sample."""
+        plan, name = planned.plan, str(context_length)
+        self.degraded[name] += bool(plan.degraded)
+        self.shown.setdefault(name, Counter()).update(
+            fewer_frames="frames" in plan.degraded,
+            fewer_tiles="tiles" in plan.degraded,
+            frames=plan.frames,
+            wished_frames=plan.wished_frames,
+            image_tiles=plan.image_tiles,
+            wished_image_tiles=plan.wished_tiles,
+            tokens=plan.length,
+            visual_tokens=plan.tiles * tokens_per_tile,
+            optimum_visual_tokens=planned.optimum * tokens_per_tile,
+        )
 
     def report(self, lengths: Sequence[int]) -> DatasetReport:
         return DatasetReport(
@@ -103,14 +130,24 @@ class _Tally:
             degraded={str(n): self.degraded[str(n)] for n in lengths},
             too_long={str(n): self.too_long[str(n)] for n in lengths},
             reasons=dict(self.reasons.most_common()),
+            shown={str(n): dict(self.shown.get(str(n), {})) for n in lengths},
         )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One sample planned for one context length; `optimum` is the most tiles that Eq. 2 could show there."""
+
+    encoded: Encoded
+    plan: VisualPlan
+    optimum: int
 
 
 @dataclass(frozen=True)
 class _Planned:
     """One sample planned for every context length that takes it; `refused` holds the errors of those that do not."""
 
-    rows: dict[int, tuple[Encoded, tuple[str, ...]]]
+    rows: dict[int, _Row]
     refused: dict[int, SampleError]
 
 
@@ -125,6 +162,7 @@ class _Job:
     rules: VisualRules
     tokenizer: PromptTokenizer
     verify: bool
+    fetch: Fetch | None
 
     def run(self, progress: Callable[[str, int], None] | None) -> DatasetReport:
         """Prepare the dataset, or return the report of an earlier run that is still true."""
@@ -133,14 +171,16 @@ class _Job:
         if done is not None and done.get("key") == key:
             return DatasetReport(**done["report"])
         self._clear()
-        probes, tally = MediaProbes(), _Tally()
+        tally = _Tally()
         self.folder.mkdir(parents=True, exist_ok=True)
         rejects, too_long = self.folder / "rejects.jsonl", self.folder / "too_long.jsonl"
         with (
             PreparedWriter(self.folder, self.lengths) as writer,
+            MediaIndexWriter(self.folder) as indexes,
             _part(rejects).open("w", encoding="utf-8") as rejected,
             _part(too_long).open("w", encoding="utf-8") as refused,
         ):
+            probes = MediaProbes(fetch=self.fetch, indexed=indexes.add)
             for line in self._lines():
                 tally.read += 1
                 self._one(line, probes, tally, writer, rejected, refused)
@@ -178,26 +218,32 @@ class _Job:
             rejected.write(json.dumps(asdict(reject)) + "\n")
             return
         tally.prepared += 1
-        for context_length, (encoded, degraded) in planned.rows.items():
-            writer.add(context_length, line.where, encoded, degraded)
-            tally.degraded[str(context_length)] += bool(degraded)
+        for context_length, row in planned.rows.items():
+            writer.add(context_length, line.where, row.encoded, row.plan.record)
+            tally.add(context_length, row, self.rules.tokens_per_tile)
 
     def _plan(self, sample: Sample, probes: MediaProbes) -> _Planned:
         """Plan and encode a sample for every context length; raises EagleDataError for its media or its text."""
-        sizes = [probes.image(ref) for ref in sample.images]
-        infos = [probes.video(ref) for ref in sample.videos]
+        sample = replace(sample, documents=tuple(_with_pages(document, probes) for document in sample.documents))
+        planner = Planner(
+            sample,
+            image_sizes=[probes.image(ref) for ref in sample.images],
+            video_infos=[probes.video(ref) for ref in sample.videos],
+            document_sizes=[[probes.image(ref.page(i)) for i in range(len(ref.pages))] for ref in sample.documents],
+            rules=self.rules,
+            tokenizer=self.tokenizer,
+        )
         planned = _Planned({}, {})
         for n in self.lengths:
             try:
-                chosen = plan(
-                    sample, image_sizes=sizes, video_infos=infos, context_length=n, rules=self.rules, tokenizer=self.tokenizer
-                )
+                chosen = planner.plan(n)
             except SampleError as error:
                 planned.refused[n] = error
                 continue
-            planned.rows[n] = encode(sample, chosen, rules=self.rules, tokenizer=self.tokenizer), chosen.degraded
+            encoded = encode(sample, chosen, rules=self.rules, tokenizer=self.tokenizer)
+            planned.rows[n] = _Row(encoded, chosen, optimum(planner, n) if chosen.degraded else chosen.tiles)
         if self.verify:
-            units = [unit for encoded, _ in planned.rows.values() for unit in encoded.units]
+            units = [unit for row in planned.rows.values() for unit in row.encoded.units]
             probes.verify(units, tile_size=self.rules.tile_size)
         return planned
 
@@ -209,14 +255,18 @@ class _Job:
         for line in self._lines():
             digest.update(repr(line).encode("utf-8", "backslashreplace"))
             if isinstance(line, Sample):
-                for ref in (*line.images, *line.videos):
+                for ref in (*line.images, *line.videos, *line.documents):
                     if ref.path not in seen:
                         seen.add(ref.path)
-                        digest.update(_stamp(ref.path).encode("utf-8", "backslashreplace"))
+                        digest.update(_stamp(ref.path, self.fetch).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
 
     def _done(self) -> dict[str, Any] | None:
-        files = (*(prepared_file(self.folder, n) for n in self.lengths), self.folder / "rejects.jsonl")
+        files = (
+            *(prepared_file(self.folder, n) for n in self.lengths),
+            self.folder / "rejects.jsonl",
+            media_index_file(self.folder),
+        )
         try:
             done = json.loads((self.folder / "done.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
@@ -225,9 +275,15 @@ class _Job:
 
     def _clear(self) -> None:
         """Remove what an earlier preparation left, its `done.json` first: nothing may pass for the result of this one."""
-        for pattern in ("done.json", "context-*.parquet", "*.part"):
+        for pattern in ("done.json", "context-*.parquet", "media-index.parquet", "*.part"):
             for path in self.folder.glob(pattern):
                 path.unlink()
+
+
+def _with_pages(document: DocumentRef, probes: MediaProbes) -> DocumentRef:
+    """The document with the numbers of its pages; the pages of a PDF are the frames of it as a video."""
+    pages = document.pages or range(1, probes.video(VideoRef(document.path)).frames + 1)
+    return replace(document, pages=tuple(pages))
 
 
 def _reject(sample: Sample, error: EagleDataError) -> Reject:
@@ -237,8 +293,11 @@ def _reject(sample: Sample, error: EagleDataError) -> Reject:
     return Reject(sample.dataset, sample.where, str(error), kind)
 
 
-def _stamp(path: str) -> str:
-    """Size and time of a media file, of the archive or LMDB store that it lies in, or of every picture of a folder."""
+def _stamp(path: str, fetch: Fetch | None) -> str:
+    """Size and time of a media file, of the archive or LMDB store that it lies in, or of every picture of a folder; of an
+    address, under which leave it was tried."""
+    if is_address(path):
+        return f"{path} {fetch if fetch is not None else os.environ.get('EAGLE_DATA_FETCH') == '1'}"
     path = parse_reference(path).file
     try:
         store = os.path.join(path, "data.mdb")

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eagle_data.encode import Encoded
+from eagle_data.fetch import Fetch
+from eagle_data.media_index import PreparedMedia
 from eagle_data.units import units_from_json, units_to_json
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class PreparedWriter:
         self._rows: dict[int, list[dict[str, Any]]] = {n: [] for n in context_lengths}
 
     def add(self, context_length: int, where: str, encoded: Encoded, degraded: Sequence[str]) -> None:
-        """Store one sample as planned for `context_length`; `degraded` as in `VisualPlan`."""
+        """Store one sample as planned for `context_length`; `degraded` is `VisualPlan.record`."""
         rows = self._rows[context_length]
         rows.append(
             {
@@ -84,16 +86,18 @@ class PreparedWriter:
 class PreparedDataset:
     """The samples of one prepared file, safe to read from several threads.
 
-    `lengths` and `tiles` int32 `[samples]` and the provenance are in memory; tokens are read on demand.
+    `lengths` and `tiles` int32 `[samples]` and the provenance are in memory; tokens are read on demand. `media` opens its videos
+    by their stored indexes and has the leave to fetch addresses, `fetch` (None: none are fetched, see `eagle_data.fetch`).
     """
 
-    def __init__(self, folder: str | Path, context_length: int, *, name: str | None = None):
+    def __init__(self, folder: str | Path, context_length: int, *, name: str | None = None, fetch: Fetch | None = None):
         import pyarrow.parquet as pq
 
         self.path = prepared_file(folder, context_length)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path} does not exist; prepare the dataset for context_length {context_length} first")
         self.name = name or Path(folder).name
+        self.media = PreparedMedia(folder, fetch=fetch)
         self._file = pq.ParquetFile(self.path, memory_map=True)
         table = self._file.read(columns=["length", "tiles", "where", "degraded"])
         self.lengths: np.ndarray = table["length"].to_numpy()

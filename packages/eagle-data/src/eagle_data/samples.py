@@ -14,7 +14,7 @@ Role = Literal["system", "user", "assistant", "observation"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn; `text` may hold `<image-k>` and `<video-k>` placeholders except in assistant turns."""
+    """One turn; `text` may hold `<image-k>`, `<video-k>` and `<document-k>` placeholders except in assistant turns."""
 
     role: Role
     text: str
@@ -51,6 +51,21 @@ class VideoRef:
 
 
 @dataclass(frozen=True)
+class DocumentRef:
+    """Pages of one PDF, in the order in which they are shown: `pages` are numbers from 1.
+
+    No pages stand for all of them; preparation puts their numbers in before it plans.
+    """
+
+    path: str
+    pages: tuple[int, ...]
+
+    def page(self, i: int) -> ImageRef:
+        """The picture of entry `i` (from 0) of `pages`."""
+        return ImageRef(f"{self.path}::{self.pages[i]}")
+
+
+@dataclass(frozen=True)
 class Sample:
     """A conversation with its media; `where` is `file:line` of the annotation, for every later message about it."""
 
@@ -59,3 +74,4 @@ class Sample:
     messages: tuple[Message, ...]
     images: tuple[ImageRef, ...] = ()
     videos: tuple[VideoRef, ...] = ()
+    documents: tuple[DocumentRef, ...] = ()

@@ -123,7 +123,8 @@ def _check(total_frames: int, video_fps: float) -> None:
 
 
 def _choice(indices: np.ndarray, video_fps: float, start: float, fps: float) -> FrameChoice:
-    return FrameChoice(tuple(int(i) for i in indices), tuple(float(start + int(i) / video_fps) for i in indices), float(fps))
+    # Array arithmetic in float64 gives the same numbers as Python's, several times as fast.
+    return FrameChoice(tuple(indices.tolist()), tuple((start + indices / video_fps).tolist()), float(fps))
 
 
 def _linspace(total: int, count: int) -> np.ndarray:

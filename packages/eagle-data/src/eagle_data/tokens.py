@@ -79,6 +79,14 @@ class PromptTokenizer:
                 ids.extend(self._wrapper_ids(piece) if len(piece) <= _WRAPPER_CHARACTERS else self._text_ids(piece))
         return ids
 
+    def pieces(self, text: str) -> list[str] | None:
+        """The stretches of a plain ASCII `text` that are tokenised each on its own; None where the tokenizer does not cut, or
+        rewrites the text first."""
+        backend = self._plain
+        if backend.pre_tokenizer is None or (backend.normalizer is not None and backend.normalizer.normalize_str(text) != text):
+            return None
+        return [text[first:last] for _, (first, last) in backend.pre_tokenizer.pre_tokenize_str(text)]
+
     def encode(self, segments: Sequence[Segment]) -> tuple[list[int], list[bool]]:
         """Token ids of a rendered prompt and, for each id, whether it is supervised.
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from eagle_data.encode import ImageUnit, VideoUnit
 from eagle_data.images import load_image
+from eagle_data.media_index import PreparedMedia
 from eagle_data.pixels import cut_tiles, frame_pixels, image_pixels, to_pixels
-from eagle_data.video import read_frames
 
 
 def load_unit(
@@ -27,13 +27,15 @@ def load_unit(
     use_thumbnail: bool = True,
     augment: np.random.Generator | None = None,
     wanted: Sequence[int] | None = None,
+    media: PreparedMedia | None = None,
 ) -> np.ndarray:
     """float32 `[tiles, 3, tile_size, tile_size]` of one unit; raises MediaError naming the file that cannot be read.
 
     With `augment`, images are first written as JPEG of a quality drawn from it; video frames are left as they are. `wanted`
     are the tiles (or frames) of the unit to give, ascending, all when None; with none wanted no file is opened, and the
-    generator moves on as if it had been.
+    generator moves on as if it had been. `media` is `PreparedDataset.media`: its stored indexes and its leave to fetch.
     """
+    media = media or PreparedMedia()
     if wanted is not None and len(wanted) == unit.tiles:
         wanted = None
     quality = int(augment.integers(75, 101)) if augment is not None and isinstance(unit, ImageUnit) else None
@@ -42,10 +44,10 @@ def load_unit(
     if isinstance(unit, VideoUnit):
         # Each frame is scaled as it is decoded, by the filter that cutting uses: full-size frames never pile up.
         indices = unit.indices if wanted is None else [unit.indices[frame] for frame in wanted]
-        # One thread: data loaders already use every core.
-        frames = read_frames(unit.path, indices, size=(tile_size, tile_size), start=unit.start, end=unit.end, threads=1)
-        return frame_pixels(frames, tile_size=tile_size)
-    image = load_image(unit.source)
+        # `media` opens it with one thread: data loaders already use every core.
+        with media.open_video(unit.path, start=unit.start, end=unit.end) as video:
+            return frame_pixels(video.frames_at(indices, size=(tile_size, tile_size)).intact(), tile_size=tile_size)
+    image = load_image(unit.source, fetch=media.fetch)
     if quality is not None:
         image = _jpeg(image, quality=quality)
     if wanted is None:
@@ -61,15 +63,17 @@ def load_units(
     use_thumbnail: bool = True,
     augment: np.random.Generator | None = None,
     wanted: Sequence[int] | None = None,
+    media: PreparedMedia | None = None,
 ) -> np.ndarray:
     """The pixels of all units in text order, float32 `[tiles, 3, tile_size, tile_size]`; zero tiles for no unit.
 
     `wanted` are the tiles to give, counted over all units, ascending; all when None. Files that hold none are not opened.
+    `media` as in `load_unit`.
     """
     parts, first = [np.zeros((0, 3, tile_size, tile_size), dtype=np.float32)], 0
     for unit in units:
         own = None if wanted is None else [tile - first for tile in wanted if first <= tile < first + unit.tiles]
-        parts.append(load_unit(unit, tile_size=tile_size, use_thumbnail=use_thumbnail, augment=augment, wanted=own))
+        parts.append(load_unit(unit, tile_size=tile_size, use_thumbnail=use_thumbnail, augment=augment, wanted=own, media=media))
         first += unit.tiles
     return np.concatenate(parts)
 

@@ -41,7 +41,7 @@ class Share:
 
 
 def tile_choice(mesh: Mesh, config: Any) -> TileChoice | None:
-    """Which tiles of a pack this rank decodes, for `PackLoader(load=…)` and a model with `config`; None for all of them."""
+    """Which tiles of a pack this rank decodes, for `StatefulLoader(load=…)` and a model with `config`; None for all of them."""
     if mesh.cp == 1:
         return None
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from eagle_data.ads import VisualRules
 from eagle_data.dialect import get_dialect
-from eagle_data.loader import PackLoader, Source, TileChoice
+from eagle_data.loader import Source, StatefulLoader, TileChoice
 from eagle_data.prepare import DatasetReport, prepare
 from eagle_data.prepared import PreparedDataset
 from eagle_data.recipe import DatasetEntry, load_data_recipe
@@ -136,10 +136,10 @@ class StageData:
             digest.update((self._prepared / name / "done.json").read_bytes())
         return digest.hexdigest()
 
-    def loader(self, number: int, load: TileChoice | None = None) -> PackLoader:
+    def loader(self, number: int, load: TileChoice | None = None) -> StatefulLoader:
         """Packs of stage `number`, counted over pretraining and stages; RecipeError where no sample fits it.
 
-        `load` chooses the tiles to decode, as of `PackLoader`; all of them when None.
+        `load` chooses the tiles to decode, as of `StatefulLoader`; all of them when None.
         """
         stage = self.stages[number]
         sources = []
@@ -149,18 +149,16 @@ class StageData:
             repeat = entry.repeat_time * entry.weight * stage.repeat.get(name, 1.0)
             sources.append(Source(dataset, repeat, entry.data_augment))
         try:
-            loader = PackLoader(
+            return StatefulLoader(
                 sources,
                 context_length=stage.context_length,
                 tile_size=self.rules.tile_size,
                 seed=self.recipe.seed * 1000 + number,
                 max_tiles=stage.max_tiles_per_pack,
                 use_thumbnail=self.rules.use_thumbnail,
-                prefetch=self.recipe.engine.prefetch,
+                workers=self.recipe.engine.prefetch,
                 load=load,
             )
-            loader.epoch_packs(0)  # kept by the loader; a sample that no pack can hold shows here
-            return loader
         except ValueError as error:
             raise RecipeError(f"stage {stage.name!r}: {error}{self._first_reject()}") from error
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from eagle_data.collate import collate
-from eagle_data.loader import Pack, PackLoader
+from eagle_data.loader import Pack, StatefulLoader
 from eagle_parallel import Mesh, global_normaliser, normalise_loss
 
 from eagle_train.checkpoints import list_checkpoints, load_state, load_weights, save_checkpoint
@@ -51,12 +51,12 @@ class StageProgress:
     failures: list[tuple[str, str]] = field(default_factory=list)
 
 
-def stage_steps(stage: Stage, loader: PackLoader) -> int:
+def stage_steps(stage: Stage, loader: StatefulLoader) -> int:
     """Optimiser steps of a stage; epochs are counted in packs of its first epoch, rounded up so that none is left out."""
     if stage.steps is not None:
         return stage.steps
     assert stage.epochs is not None  # a stage has one of the two
-    packs = stage.epochs * len(loader.epoch_packs(0))
+    packs = stage.epochs * loader.packs_in_epoch(0)
     return max(1, math.ceil(packs / (stage.packs_per_step * loader.world) - 1e-9))
 
 
@@ -73,7 +73,7 @@ class Trainer:
         self,
         recipe: Recipe,
         model: Any,
-        make_loader: Callable[[int], PackLoader],
+        make_loader: Callable[[int], StatefulLoader],
         *,
         tile_size: int,
         mesh: Mesh,
@@ -157,7 +157,7 @@ class Trainer:
         # A pack without pictures reaches a tower or connector that is trained alone through a dummy tile, or not at all.
         dummy_tile = not any(name.startswith("language_model.") for name, _ in trained)
         if self._resume is not None and self._resume["loader"] is not None:
-            loader.load_state_dict(self._resume["loader"])
+            loader.load_state_dict(self._resume["loader"], strict=False)  # data that changed have been told of
             engine.load_state_dict(self._resume["engine"])
         total = stage_steps(stage, loader)
         self.model.train()
@@ -233,7 +233,7 @@ class Trainer:
         more = "over " if any(stage.steps is None for stage in later) else ""
         return more + duration(tokens / max(rate, 1e-9))
 
-    def _save(self, stage: int, loader: PackLoader, engine: Engine, events: Any, *, finished: bool) -> None:
+    def _save(self, stage: int, loader: StatefulLoader, engine: Engine, events: Any, *, finished: bool) -> None:
         """Write a checkpoint; `stage` is the one to go on with, which starts anew where the last is `finished`."""
         state = {
             "stages": [stage.name for stage in self.stages],
