@@ -34,6 +34,8 @@ COMPARED_WITH = {
     "eagle-parallel": ("transformers>=5.17",),
 }
 """What the tests of a package measure it against, or are made with: not a dependency of the package."""
+MODEL_EXTRAS = ("accelerate>=1.10", "peft>=0.17", "pypdfium2>=5")
+"""What eagle-model's tests of device maps, tensor parallelism, LoRA and documents need; without it they are skipped."""
 NO_TESTS_COLLECTED = 5
 
 
@@ -221,7 +223,7 @@ def compat(session: nox.Session, transformers: str) -> None:
         Path("pins.txt").write_text("\n".join(pins), encoding="utf-8")
         session.install(
             *("--exclude-newer", settings["exclude-newer"], "--constraint", "pins.txt"),
-            *(*wheels, f"transformers=={transformers}", *TEST_TOOLS),
+            *(*wheels, f"transformers=={transformers}", *TEST_TOOLS, *MODEL_EXTRAS),
         )
     for package in ("eagle-model", "eagle-kernels"):
         assert_installed_from_wheel(session, package)

@@ -5,6 +5,7 @@ Real classes throughout; only the sizes are small. The tokenizer is a byte-level
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -57,7 +58,15 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Any:
+def tokenizer(bare_tokenizer: Any) -> Any:
+    built = copy.deepcopy(bare_tokenizer)
+    add_special_tokens(built)
+    return built
+
+
+@pytest.fixture(scope="session")
+def bare_tokenizer() -> Any:
+    """A language model's tokenizer, as it was before Eagle. Copy it before changing it."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -67,7 +76,6 @@ def tokenizer() -> Any:
     merges: Any = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     built = Qwen2Tokenizer(vocab=model["vocab"], merges=merges, extra_special_tokens=["<|im_start|>", "<|im_end|>"])
     built.eos_token = "<|im_end|>"
-    add_special_tokens(built)
     return built
 
 

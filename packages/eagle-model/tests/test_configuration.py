@@ -112,6 +112,105 @@ def test_round_trip_through_a_file_changes_nothing_and_keeps_unknown_keys(tmp_pa
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads((tmp_path / "again" / "config.json").read_text())
 
 
+def released_like_file() -> dict[str, Any]:
+    """A config.json as the release and its siblings write it: old keys, private attributes, keys nobody here knows."""
+    return {
+        "_attn_implementation": "flash_attention_2",
+        "_attn_implementation_autoset": True,
+        "architectures": ["Eagle2_5_VLForConditionalGeneration"],
+        "auto_map": {
+            "AutoConfig": "configuration_eagle2_5_vl.Eagle2_5_VLConfig",
+            "AutoModel": "modeling_eagle2_5_vl.Eagle2_5_VLForConditionalGeneration",
+        },
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": 448,
+        "image_token_index": 151667,
+        "keep_aspect_ratio": False,
+        "loss_version": "efficient_v2_cp_head",
+        "max_dynamic_tiles": 12,
+        "min_dynamic_tiles": 1,
+        "mlp_checkpoint": False,
+        "mlp_connector_layers": 2,
+        "model_type": "eagle_2_5_vl",
+        "pad2square": False,
+        "pre_feature_reduction": False,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "template": "qwen2-chat",
+        "text_config": {
+            "_attn_implementation_autoset": True,
+            "architectures": ["Qwen2ForCausalLM"],
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "max_window_layers": 70,
+            "model_type": "qwen2",
+            "num_attention_heads": 28,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 4,
+            "rope_scaling": None,
+            "rope_theta": 1000000.0,
+            "sliding_window": None,
+            "something_of_the_text": [1, 2],
+            "tie_word_embeddings": False,
+            "use_sliding_window": False,
+            "vocab_size": 152064,
+        },
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": None,
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "use_pixel_shuffle": True,
+        "use_thumbnail": True,
+        "vision_config": {
+            "architectures": ["SiglipVisionModel"],
+            "hidden_size": 1152,
+            "image_size": 448,
+            "intermediate_size": 4304,
+            "model_type": "siglip_vision_model",
+            "num_attention_heads": 16,
+            "num_hidden_layers": 27,
+            "patch_size": 14,
+            "something_of_the_tower": {"a": 1},
+            "torch_dtype": "bfloat16",
+        },
+    }
+
+
+def test_a_released_file_keeps_every_key_and_value_when_saved_again(tmp_path: Any):
+    """Except the private attributes that force one attention, and what transformers itself stamps."""
+    file = released_like_file()
+    (tmp_path / "config.json").write_text(json.dumps(file))
+    Eagle2_5_VLConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())
+
+    def kept(fields: dict[str, Any]) -> dict[str, Any]:
+        dropped = ("transformers_version", "rope_scaling", "torch_dtype")
+        return {key: value for key, value in fields.items() if not key.startswith("_attn") and key not in dropped}
+
+    for part in ("text_config", "vision_config"):
+        lost = {key: value for key, value in kept(file[part]).items() if saved[part].get(key, "absent") != value}
+        assert lost == {}
+    top = {key: value for key, value in kept(file).items() if key not in ("text_config", "vision_config")}
+    assert {key: saved.get(key, "absent") for key in top} == top
+    assert saved["torch_dtype"] == "bfloat16"
+    assert (tmp_path / "again" / "config.json").read_text().count("flash_attention_2") == 0
+
+
+def test_the_legacy_file_with_llm_config_means_the_same_model(tmp_path: Any):
+    file = released_like_file()
+    legacy = {**file, "llm_config": file["text_config"], "max_dynamic_patch": 12, "min_dynamic_patch": 1}
+    for key in ("text_config", "max_dynamic_tiles", "min_dynamic_tiles"):
+        del legacy[key]
+    configs = []
+    for number, content in enumerate((file, legacy)):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "config.json").write_text(json.dumps(content))
+        configs.append(Eagle2_5_VLConfig.from_pretrained(tmp_path / str(number)).to_diff_dict())
+    assert configs[0] == configs[1]
+
+
 def test_the_saved_file_has_every_key_that_the_released_code_reads(tmp_path: Any):
     Eagle2_5_VLConfig(text_config={"model_type": "qwen3", "rope_theta": 5e5}, torch_dtype="bfloat16").save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())

@@ -72,6 +72,52 @@ def test_encoded_images_are_reused_across_turns(make_model: Any, processor: Any)
     assert torch.equal(model.generate(**inputs, visual_features=features, **NEW), expected)
 
 
+def test_features_given_beside_pixels_are_used_as_in_the_released_code(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(64, 32)]])
+    expected = model.generate(**inputs, **NEW)
+    features = model.get_image_features(inputs["pixel_values"])
+    inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
+    assert torch.equal(model.generate(**inputs, visual_features=features, **NEW), expected)
+
+
+def test_a_second_turn_with_another_picture_encodes_only_that_one(make_model: Any, processor: Any):
+    model = make_model()
+    options = {"tokenize": True, "return_dict": True, "add_generation_prompt": True, "return_tensors": "pt"}
+    first, second = ({"type": "image", "image": Image.new("RGB", (64, 32), (shade, 9, 200))} for shade in (50, 190))
+    chat = [{"role": "user", "content": [first, {"type": "text", "text": "What is this?"}]}]
+    inputs = processor.apply_chat_template(chat, **options)
+    seen = model.get_image_features(inputs["pixel_values"])
+    chat += [
+        {"role": "assistant", "content": "A cat."},
+        {"role": "user", "content": [second, {"type": "text", "text": "And this?"}]},
+    ]
+    inputs = processor.apply_chat_template(chat, **options)
+    expected = model.generate(**inputs, **NEW)
+    encoded: list[int] = []
+    encode = model.get_image_features
+
+    def counted(pixel_values: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(pixel_values))
+        return encode(pixel_values)
+
+    model.get_image_features = counted
+    pixels = inputs.pop("pixel_values")
+    features = torch.cat([seen, model.get_image_features(pixels[len(seen) :])])
+    assert torch.equal(model.generate(**inputs, visual_features=features, **NEW), expected)
+    assert encoded == [len(pixels) - len(seen)]
+
+
+def test_sampling_is_fixed_by_the_seed(make_model: Any, processor: Any):
+    model = make_model()
+    inputs = inputs_for(processor, ["What is this?"], [[(32, 32)]])
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(model.generate(**inputs, max_new_tokens=12, do_sample=True, top_k=0, pad_token_id=0).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_generate_takes_pixels_first_as_the_released_code_does(make_model: Any, processor: Any):
     model = make_model()
     inputs = inputs_for(processor, ["What is this?"], [[(64, 32)]])
@@ -81,6 +127,33 @@ def test_generate_takes_pixels_first_as_the_released_code_does(make_model: Any, 
         model.generate(inputs["input_ids"])
     with pytest.raises(ValueError, match="needs input_ids"):
         model.generate(pixel_values=inputs["pixel_values"])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", PACKED_SDPA])
+def test_a_long_prefill_makes_no_mask_of_tokens_by_tokens(make_model: Any, attention: str):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    tokens = 1500
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for value in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(value, torch.Tensor):
+                    largest = max(largest, value.numel())
+            return result
+
+    model = make_model(attention=attention)
+    inputs = {"input_ids": torch.randint(1, 200, (1, tokens)), "attention_mask": torch.ones(1, tokens, dtype=torch.long)}
+    with Watch():
+        model.generate(**inputs, **NEW)
+    assert largest < tokens**2 / 4
+    model.set_attn_implementation("eager")
+    with Watch():
+        model.generate(**inputs, **NEW)
+    assert largest >= tokens**2
 
 
 def test_streaming_yields_the_new_text_only(make_model: Any, processor: Any):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from eagle_data.tiling import choose_grid
 from eagle_model import Eagle2_5_VLImageProcessor, Eagle2_5_VLImageProcessorFast
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -37,6 +41,33 @@ def test_the_released_tile_table(size: tuple[int, int], tiles: int):
     assert Eagle2_5_VLImageProcessor().tiles_of(*size) == tiles
 
 
+def published_grid(width: int, height: int) -> tuple[int, int]:
+    """Equation 1 of the paper over the candidates as the release lists them: a hash set of pairs, sorted by area only."""
+    candidates = {(i, j) for n in range(1, 13) for i in range(1, n + 1) for j in range(1, n + 1) if 1 <= i * j <= 12}
+    best, chosen = -math.inf, (1, 1)
+    for i, j in sorted(candidates, key=lambda grid: grid[0] * grid[1]):
+        shape = i / j
+        score = min(i * j * 448 * 448 / (width * height), 0.6) * min(shape / (width / height), (width / height) / shape)
+        if score > best:
+            best, chosen = score, (i, j)
+    return chosen
+
+
+def test_ten_thousand_random_sizes_give_the_published_grid():
+    random = np.random.default_rng(2504)
+    sides = np.exp(random.uniform(np.log(16), np.log(8000), size=(9000, 2))).astype(int).tolist()
+    squares = [(side, side) for side in random.integers(1157, 6000, size=1000).tolist()]  # ties decided by float noise
+    processor = Eagle2_5_VLImageProcessor()
+    counts: dict[int, int] = {}
+    for width, height in (*sides, *squares):
+        columns, rows = published_grid(width, height)
+        expected = columns * rows + (columns * rows > 1)
+        assert processor.tiles_of(width, height) == expected, (width, height)
+        assert choose_grid(width, height) == (columns, rows), (width, height)
+        counts[expected] = counts.get(expected, 0) + 1
+    assert set(counts) >= {1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13}
+
+
 def test_pixels_equal_pillow_bicubic_and_half_normalisation_bit_for_bit():
     image = gradient(97, 65)
     output = Eagle2_5_VLImageProcessor(size=32)(image)
@@ -48,6 +79,31 @@ def test_pixels_equal_pillow_bicubic_and_half_normalisation_bit_for_bit():
     assert output["pixel_values"].dtype == torch.float32
     assert np.array_equal(output["pixel_values"].numpy(), np.stack(expected).transpose(0, 3, 1, 2))
     assert output["image_sizes"].tolist() == [[65, 97]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 12), st.booleans())
+def test_the_default_path_is_pillow_bit_for_bit_for_any_size(width: int, height: int, most: int, thumbnail: bool):
+    image = Image.fromarray(np.random.default_rng(width * 997 + height).integers(0, 256, (height, width, 3)).astype(np.uint8))
+    found = Eagle2_5_VLImageProcessor(size=16, max_dynamic_tiles=most, use_thumbnail=thumbnail)(image)["pixel_values"].numpy()
+    columns, rows = choose_grid(width, height, tile_size=16, max_tiles=most)
+    whole = np.asarray(image.resize((columns * 16, rows * 16), Image.Resampling.BICUBIC))
+    tiles = [whole[r * 16 : r * 16 + 16, c * 16 : c * 16 + 16] for r in range(rows) for c in range(columns)]
+    if thumbnail and columns * rows > 1:
+        tiles.append(np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC)))
+    expected = (np.stack(tiles).astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    assert np.array_equal(found, expected.transpose(0, 3, 1, 2))
+
+
+def test_half_transparent_pixels_are_composited_on_white():
+    values = np.random.default_rng(4).integers(0, 256, (40, 56, 4)).astype(np.uint8)
+    image = Image.fromarray(values)
+    assert image.mode == "RGBA"
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    flat = Image.alpha_composite(white, image).convert("RGB")
+    processor = Eagle2_5_VLImageProcessor(size=32)
+    found, expected = processor(image)["pixel_values"], processor(flat)["pixel_values"]
+    assert float((found - expected).abs().max()) <= 2 / 255 + 1e-6  # Pillow has two roundings for the same product
 
 
 def test_options_of_a_call_override_the_processor_and_unknown_ones_are_errors():

@@ -75,6 +75,84 @@ def test_a_pack_equals_its_documents_alone_in_loss_and_every_gradient(make_model
         torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient, rtol=rtol, atol=atol, msg=name)
 
 
+def test_the_eagle_parallel_kernel_on_one_rank_equals_documents_alone(make_model: Any):
+    parallel = pytest.importorskip("eagle_parallel", reason="context parallelism is the extra eagle-model[parallel]")
+    model = make_model().train()
+    batch = packed_batch(model)
+    alone = per_document_loss(model, batch)
+    alone.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad(set_to_none=True)
+    parallel.apply(model, parallel.init_mesh())
+    packed = model(**batch).loss
+    packed.backward()
+    torch.testing.assert_close(packed, alone, rtol=1e-9, atol=1e-11)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient, rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("weighting", ["token", "sqrt_sample", "sqrt_turn"])
+def test_the_collator_s_weights_give_the_released_loss_over_the_step(make_model: Any, weighting: Any):
+    """Upstream section 1.7: sum of w times cross entropy over the sum of square roots of the units' lengths; token: the mean."""
+    from eagle_data.collate import LoadedSample, collate
+
+    model = make_model(attention=PACKED_SDPA)
+    generator = torch.Generator().manual_seed(11)
+    supervised = [[(2, 5), (7, 9)], [(1, 2)], [(3, 12)]]  # turns of each sample, as token ranges
+    samples, units = [], []
+    for turns in supervised:
+        ids = torch.randint(1, 200, (12,), generator=generator).numpy().astype("int32")
+        labels = torch.full((12,), -100).numpy().astype("int32")
+        for start, end in turns:
+            labels[start:end] = ids[start:end]
+        lengths = [end - start for start, end in turns]
+        units += {"token": [], "sqrt_sample": [sum(lengths)], "sqrt_turn": lengths}[weighting]
+        samples.append(LoadedSample(ids, labels, torch.zeros(0, 3, 32, 32).numpy(), "here"))
+    batch = collate(samples, tile_size=32, weighting=weighting)
+    found = model(
+        input_ids=torch.from_numpy(batch.input_ids),
+        position_ids=torch.from_numpy(batch.position_ids),
+        cu_seqlens=torch.from_numpy(batch.cu_seqlens),
+        shift_labels=torch.from_numpy(batch.shift_labels),
+        loss_weight=torch.from_numpy(batch.loss_weight),
+        loss_rows=torch.from_numpy(batch.loss_rows),
+    ).loss
+    numerator = torch.zeros((), dtype=torch.float64)
+    for sample, turns in zip(samples, supervised, strict=True):
+        ids = torch.from_numpy(sample.input_ids).long()[None]
+        losses = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="none")
+        whole = sum(end - start for start, end in turns)
+        for start, end in turns:
+            unit = {"token": 1, "sqrt_sample": whole, "sqrt_turn": end - start}[weighting]
+            numerator = numerator + losses[start - 1 : end - 1].sum() * unit**-0.5
+    normaliser = sum(unit**0.5 for unit in units) if units else float(len(batch.loss_rows))
+    weights = torch.from_numpy(batch.loss_weight)
+    torch.testing.assert_close(float(weights.sum()), float(normaliser), rtol=1e-6, atol=0.0)  # so the trainer can add them up
+    torch.testing.assert_close(found / normaliser, numerator / normaliser, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"offload_inputs": True, "smallest": 0}, {"keep_attention": True}])
+def test_checkpointing_with_offload_of_eagle_kernels_changes_no_gradient_of_a_pack(make_model: Any, options: dict[str, Any]):
+    kernels = pytest.importorskip("eagle_kernels", reason="offload is the extra eagle-model[kernels]")
+
+    def gradients(again: bool) -> dict[str, torch.Tensor]:
+        model = make_model(attention=PACKED_SDPA).train()
+        batch = packed_batch(model)
+        checkpointer: Any = None
+        if again:
+            checkpointer = kernels.checkpoint_layers(model, kernels.CheckpointPolicy(**options))
+        loss = model(**batch).loss
+        if again and options.get("offload_inputs"):
+            assert checkpointer.memory.peak_bytes > 0
+        loss.backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+    plain, recomputed = gradients(False), gradients(True)
+    assert plain.keys() == recomputed.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(recomputed[name], gradient, msg=name)
+
+
 def test_changing_one_document_leaves_the_others_untouched(make_model: Any):
     model = make_model(attention=PACKED_SDPA)
     batch = packed_batch(model)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 from eagle_model import Eagle2_5_VLConfig, Eagle2_5_VLForConditionalGeneration
 from safetensors import safe_open
-from transformers import Qwen2Config, SiglipVisionConfig
+from safetensors.torch import save_file
+from transformers import Qwen2Config, Qwen3Config, SiglipVisionConfig
 
 Loader: Any = Eagle2_5_VLForConditionalGeneration
 
@@ -66,6 +68,11 @@ def released_keys(*, layers: int = 28, tower_layers: int = 27, head: bool = True
     return keys
 
 
+def toy_keys(head: bool) -> set[str]:
+    """The released names for the toy's numbers of layers."""
+    return set(released_keys(layers=2, tower_layers=3, head=head))
+
+
 def released_config(head: bool) -> Eagle2_5_VLConfig:
     vision = SiglipVisionConfig(
         hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, image_size=448, patch_size=14
@@ -88,6 +95,35 @@ def test_the_8b_model_has_exactly_the_released_keys_and_shapes(head: bool):
         model = Eagle2_5_VLForConditionalGeneration(released_config(head))
     assert {name: tuple(value.shape) for name, value in model.state_dict().items()} == released_keys(head=head)
     assert model.config.num_image_token == 256
+
+
+def test_the_8b_model_on_qwen3_has_the_names_of_the_training_scripts():
+    """Upstream section 1.2: Qwen3-8B has norms on queries and keys and no bias; tiles of 512 with patches of 16."""
+    vision = SiglipVisionConfig(
+        hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, image_size=512, patch_size=16
+    )
+    text = Qwen3Config(
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=151936,
+    )
+    with torch.device("meta"):
+        model = Eagle2_5_VLForConditionalGeneration(Eagle2_5_VLConfig(vision_config=vision, text_config=text, select_layer=-1))
+    names = set(released_keys(layers=36))
+    for i in range(36):
+        attention = f"language_model.model.layers.{i}.self_attn."
+        names -= {f"{attention}{part}_proj.bias" for part in "qkv"}
+        names |= {f"{attention}{part}_norm.weight" for part in "qk"}
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert set(shapes) == names
+    assert shapes["vision_model.vision_model.embeddings.patch_embedding.weight"] == (1152, 3, 16, 16)
+    assert shapes["vision_model.vision_model.embeddings.position_embedding.weight"] == (1024, 1152)
+    assert shapes["mlp1.1.weight"] == (4096, 4608)
+    assert shapes["language_model.model.layers.0.self_attn.k_norm.weight"] == (128,)
 
 
 @pytest.mark.parametrize("head", [True, False])
@@ -118,6 +154,26 @@ def test_sharded_checkpoints_load_back(make_model: Any, tmp_path: Any):
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     again = Loader.from_pretrained(tmp_path)
     assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_shards_written_under_the_released_names_load_with_nothing_missing(
+    make_model: Any, make_config: Any, tmp_path: Any, head: bool
+):
+    """As the release lies on disk: an index, shards, names of upstream section 1.3; written here without save_pretrained."""
+    model = make_model(make_config(vision={"vision_use_head": head}), dtype=torch.float32)
+    names = sorted(toy_keys(head))
+    assert set(names) == set(model.state_dict())
+    files = {name: f"model-0000{1 + i % 3}-of-00003.safetensors" for i, name in enumerate(names)}
+    for file in set(files.values()):
+        shard = {name: model.state_dict()[name].contiguous() for name in names if files[name] == file}
+        save_file(shard, tmp_path / file, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": 0}, "weight_map": files}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    model.config.save_pretrained(tmp_path)
+    again, info = Loader.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert all(torch.equal(again.state_dict()[name], model.state_dict()[name]) for name in names)
 
 
 @pytest.mark.parametrize(("stored", "wanted"), [(True, False), (False, True)])

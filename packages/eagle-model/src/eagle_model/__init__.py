@@ -6,6 +6,8 @@ Importing it registers them with the Auto classes, so that a released or saved c
 
 from eagle_model.attention import PACKED_SDPA
 from eagle_model.configuration import Eagle2_5_VLConfig
+from eagle_model.documents import document_pages
+from eagle_model.freeze import freeze, train_only
 from eagle_model.image_processing import Eagle2_5_VLImageProcessor, Eagle2_5_VLImageProcessorFast
 from eagle_model.modeling import Eagle2_5_VLForConditionalGeneration, Eagle2_5_VLOutput
 from eagle_model.processing import Eagle2_5_VLProcessor
@@ -21,8 +23,11 @@ __all__ = [
     "Eagle2_5_VLOutput",
     "Eagle2_5_VLProcessor",
     "add_special_tokens",
+    "document_pages",
+    "freeze",
     "register",
     "token_id",
+    "train_only",
 ]
 __version__ = "0.1.0"
 

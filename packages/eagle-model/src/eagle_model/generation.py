@@ -65,7 +65,8 @@ class EagleGenerationMixin(GenerationMixin):
             pixel_values: [tiles, 3, side, side].
             input_ids: [batch, tokens], left-padded where prompts differ in length.
             attention_mask: [batch, tokens].
-            visual_features: output of `get_image_features`, instead of pixel_values: reuses encoded pictures in later turns.
+            visual_features: output of `get_image_features`: reuses encoded pictures in later turns. With pixel_values as well,
+                as the released code demands, the features are used and the pixels are not encoded.
             generation_config: a transformers GenerationConfig; None means the model's.
             image_flags: see `embed`.
             image_sizes: accepted because the processor returns it; not used.
@@ -82,7 +83,8 @@ class EagleGenerationMixin(GenerationMixin):
                     "the first positional argument of generate is pixel_values, as in the released code; pass input_ids by name"
                 )
             raise ValueError("generate needs input_ids")
-        embeddings, _ = self.embed(input_ids, pixel_values, image_flags, visual_features)
+        pixels = pixel_values if visual_features is None else None
+        embeddings, _ = self.embed(input_ids, pixels, image_flags, visual_features)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         return super().generate(  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,7 +1,8 @@
 """The image processor: pictures in, normalised tiles out, under the released names and keys.
 
 It promises the released tiling and pixels (upstream sections 2.2 and 2.3) by calling eagle_data, which owns both. It
-reads `preprocessor_config.json` of the released checkpoint and needs no torchvision. Prompts are `processing.py`.
+reads `preprocessor_config.json` of the released checkpoint and needs no torchvision. Prompts are `processing.py`. A faster way to
+almost the same pixels is chosen with `resize_with="torch"` (`fast_pixels.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from transformers.image_processing_base import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
+from eagle_model.fast_pixels import fast_frame_pixels, fast_image_pixels
+
 _FIXED = {
     "do_convert_rgb": True,
     "do_rescale": True,
@@ -31,7 +34,10 @@ _FIXED = {
 }
 """Keys of the released file that describe what the pixels are; another value would mean another model."""
 
-TILING_KEYS = ("min_dynamic_tiles", "max_dynamic_tiles", "use_thumbnail")
+IMAGE_OPTIONS = ("min_dynamic_tiles", "max_dynamic_tiles", "use_thumbnail", "resize_with")
+"""Settings that a call may override."""
+
+_RESIZERS = ("pillow", "torch")
 
 
 class Eagle2_5_VLImagesKwargs(ImagesKwargs, total=False):
@@ -40,6 +46,7 @@ class Eagle2_5_VLImagesKwargs(ImagesKwargs, total=False):
     min_dynamic_tiles: int
     max_dynamic_tiles: int
     use_thumbnail: bool
+    resize_with: str
     pad_during_tiling: bool
 
 
@@ -51,6 +58,7 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
         min_dynamic_tiles, max_dynamic_tiles: bounds on the tiles of one image, thumbnail not counted.
         use_thumbnail: append the whole image as a last tile where it was cut.
         image_mean, image_std: per channel, on pixels scaled to 0..1.
+        resize_with: `pillow` (default), bit for bit as trained and released; or `torch`, within one grey level of it and faster.
         kwargs: further keys of a released file. Those that would change pixels raise ValueError unless they have the
             released value; unknown ones are kept and saved.
     """
@@ -67,6 +75,7 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = (0.5, 0.5, 0.5),
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         rescale_factor: float = 1 / 255,
+        resize_with: str = "pillow",
         **kwargs: Any,
     ):
         for key, released in _FIXED.items():
@@ -84,6 +93,7 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
         self.image_mean = [float(value) for value in image_mean]
         self.image_std = [float(value) for value in image_std]
         self.rescale_factor = rescale_factor
+        self.resize_with = _resizer(resize_with)
 
     @property
     def tile_size(self) -> int:
@@ -91,15 +101,16 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
         return self.size["height"]
 
     def tiling(self, **overrides: Any) -> dict[str, Any]:
-        """The tiling settings of one call: this processor's, replaced by those of `overrides` that are not None.
+        """The settings of one call: this processor's, replaced by those of `overrides` that are not None.
 
-        Raises ValueError for a key that is no tiling setting or for impossible bounds.
+        Raises ValueError for a key that is none of `IMAGE_OPTIONS` or for an unknown `resize_with`.
         """
-        unknown = [key for key in overrides if key not in TILING_KEYS]
+        unknown = [key for key in overrides if key not in IMAGE_OPTIONS]
         if unknown:
-            raise ValueError(f"unknown image option {unknown[0]!r}; choose among {', '.join(TILING_KEYS)}")
-        settings = {key: getattr(self, key) for key in TILING_KEYS}
+            raise ValueError(f"unknown image option {unknown[0]!r}; choose among {', '.join(IMAGE_OPTIONS)}")
+        settings = {key: getattr(self, key) for key in IMAGE_OPTIONS}
         settings.update({key: value for key, value in overrides.items() if value is not None})
+        _resizer(settings["resize_with"])
         # A call that lowers the maximum below the configured minimum asks for fewer tiles, not for an error.
         if "min_dynamic_tiles" not in overrides:
             settings["min_dynamic_tiles"] = min(settings["min_dynamic_tiles"], settings["max_dynamic_tiles"])
@@ -114,7 +125,8 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
         """Tiles of one image: float32 [tiles, 3, side, side], row-major, thumbnail last."""
         settings = self.tiling(**overrides)
         picture = to_picture(image)
-        return image_pixels(
+        cut = fast_image_pixels if settings["resize_with"] == "torch" else image_pixels
+        return cut(
             picture,
             tile_size=self.tile_size,
             grid=self._grid(picture.width, picture.height, settings),
@@ -130,8 +142,10 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
         """
         settings = self.tiling(**{"max_dynamic_tiles": 1, **overrides})
         frames = to_frames(frames)
-        if settings["max_dynamic_tiles"] == 1:
-            pixels = frame_pixels(frames, tile_size=self.tile_size, mean=_three(self.image_mean), std=_three(self.image_std))
+        fast = settings["resize_with"] == "torch" and isinstance(frames, np.ndarray)
+        if settings["max_dynamic_tiles"] == 1 and (fast or settings["resize_with"] == "pillow"):
+            cut = fast_frame_pixels if fast else frame_pixels
+            pixels = cut(frames, tile_size=self.tile_size, mean=_three(self.image_mean), std=_three(self.image_std))
             return [pixels[i : i + 1] for i in range(len(pixels))]
         return [self.image_tiles(frame, **settings) for frame in frames]
 
@@ -144,7 +158,7 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
             images: one picture or a list: PIL, array [height, width, 3], tensor [3, height, width], path, URL or bytes.
             videos: list of videos as `frame_tiles` takes them.
             return_tensors: `pt` or `np`.
-            **kwargs: `min_dynamic_tiles`, `max_dynamic_tiles`, `use_thumbnail`.
+            **kwargs: those of `IMAGE_OPTIONS`.
 
         Returns:
             `pixel_values` float32 [tiles, 3, side, side] and `image_sizes` int64 [images or frames, 2] as (height, width).
@@ -165,6 +179,13 @@ class Eagle2_5_VLImageProcessor(BaseImageProcessor):
 
     def __call__(self, images: Any = None, *args: Any, **kwargs: Any) -> BatchFeature:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.preprocess(images, *args, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `preprocessor_config.json` holds: `resize_with` only where it is not the released way."""
+        output = super().to_dict()
+        if output.get("resize_with") == "pillow":
+            del output["resize_with"]
+        return output
 
     def _grid(self, width: int, height: int, settings: Mapping[str, Any]) -> tuple[int, int]:
         return choose_grid(
@@ -242,6 +263,12 @@ def _square(size: Mapping[str, int] | int | None) -> dict[str, int]:
     if not height or not width or height != width:
         raise ValueError(f"size {dict(size)} is not a square tile; give equal height and width")
     return {"height": int(height), "width": int(width)}
+
+
+def _resizer(name: str) -> str:
+    if name not in _RESIZERS:
+        raise ValueError(f"resize_with is {name!r}; choose among {', '.join(_RESIZERS)}")
+    return name
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

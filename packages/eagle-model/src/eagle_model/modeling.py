@@ -64,6 +64,7 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, EagleGenerationMixin)
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = True
     # The pooling head is never used: checkpoints with and without it are equally whole.
     _keys_to_ignore_on_load_missing = [_HEAD_KEYS]  # noqa: RUF012
     _keys_to_ignore_on_load_unexpected = [_HEAD_KEYS]  # noqa: RUF012
@@ -161,8 +162,10 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, EagleGenerationMixin)
                 )
             kept = features[image_flags.reshape(-1).to(features.device) != 0]
         rows = 0 if kept is None else kept.shape[0] * kept.shape[1]
-        wanted = int(context.sum())
-        if wanted != rows:
+        if torch.compiler.is_compiling():
+            # Reading the count would break the graph: the device checks it, without the counts in the message.
+            torch.ops.aten._assert_async.msg(context.sum() == rows, "image context tokens and image features differ in number")
+        elif (wanted := int(context.sum())) != rows:
             tiles = 0 if kept is None else kept.shape[0]
             raise ValueError(
                 f"the batch has {wanted} image context tokens (id {self.config.image_token_index}) but {rows} image features "
@@ -241,8 +244,10 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, EagleGenerationMixin)
         kwargs.pop("image_sizes", None)  # comes with the processor's output; the model does not need it
         image_features = None
         no_pictures = pixel_values is None and visual_features is None
-        if input_ids is not None and no_pictures and past_key_values is not None and past_key_values.get_seq_length() > 0:
-            # Decoding: a generated context token is a token like any other, there is no picture to put in its place.
+        # transformers compiles decoding steps only, and reading the length of a static cache would break the graph.
+        decoding = past_key_values is not None and (torch.compiler.is_compiling() or past_key_values.get_seq_length() > 0)
+        if input_ids is not None and no_pictures and decoding:
+            # A generated context token is a token like any other, there is no picture to put in its place.
             inputs_embeds = self.get_input_embeddings()(input_ids)
         elif input_ids is not None and place_features is not None:
             image_features = visual_features if pixel_values is None else self.get_image_features(pixel_values)

@@ -17,7 +17,8 @@ from transformers.processing_utils import ProcessorMixin
 
 from eagle_model.chat_template import chat_template as build_chat_template
 from eagle_model.configuration import Eagle2_5_VLConfig
-from eagle_model.image_processing import TILING_KEYS, Eagle2_5_VLImageProcessor, as_list
+from eagle_model.documents import expand_documents
+from eagle_model.image_processing import IMAGE_OPTIONS, Eagle2_5_VLImageProcessor, as_list
 from eagle_model.prompt_expansion import Media, PromptExpander
 from eagle_model.tokens import token_id
 from eagle_model.vision_info import kind_of, load_image_item, load_video_item, media_items
@@ -119,7 +120,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
     def process_vision_info(
         self, conversations: Sequence[Any], return_video_kwargs: bool = False
     ) -> tuple[list[Any] | None, list[Any] | None] | tuple[list[Any] | None, list[Any] | None, dict[str, list[Any]]]:
-        """Load the media of one conversation or several, in order (upstream section 2.4).
+        """Load the media of one conversation or several, in order (upstream section 2.4); the pages of a document are images.
 
         Returns:
             images (PIL) or None, videos (arrays of frames or lists of pictures) or None; with `return_video_kwargs` also
@@ -128,7 +129,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
         images: list[Any] = []
         videos: list[Any] = []
         video_kwargs: dict[str, list[Any]] = {"fps": [], "timestamps": []}
-        for item in media_items(conversations):
+        for item in media_items(expand_documents(conversations)):
             if kind_of(item) == "image":
                 images.append(load_image_item(item))
             else:
@@ -157,10 +158,13 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
     ) -> Any:
         """Render messages; with `tokenize=True` also load their media and return model inputs.
 
+        Content items are text, images, videos (upstream section 2.4) and, here only, documents (`eagle_model.documents`).
+
         Returns:
             The prompt with numbered placeholders (a list of them for several conversations); or `input_ids`; or with
             `return_dict=True` everything `__call__` returns. `kwargs` reach the template (`add_vision_id`).
         """
+        conversation = expand_documents(conversation)
         template = {} if chat_template is None else {"chat_template": chat_template}
         prompts = super().apply_chat_template(
             list(conversation), add_generation_prompt=add_generation_prompt, tokenize=False, **template, **kwargs
@@ -200,8 +204,9 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
             text: one prompt or a batch. `<image-k>` and `<video-k>` count from 1 within each prompt; each must appear once.
             audio: refused; the released signature has it.
             videos: videos of all prompts, in order, as `process_vision_info` returns them.
-            images_kwargs: `min_dynamic_tiles`, `max_dynamic_tiles`, `use_thumbnail`.
-            videos_kwargs: `fps`, `timestamps` (one entry per video) and the tiling keys; one tile per frame by default.
+            images_kwargs: `min_dynamic_tiles`, `max_dynamic_tiles`, `use_thumbnail`, `resize_with`.
+            videos_kwargs: `fps`, `timestamps` (one entry per video) and the keys of `images_kwargs`; one tile per frame by
+                default.
             text_kwargs: to the tokenizer, like `kwargs`.
             return_tensors: `pt`, `np`, or None for lists of token ids.
             **kwargs: to the tokenizer (`padding`, `truncation` …); padding is on the left unless `padding_side` says otherwise.
@@ -222,7 +227,7 @@ class Eagle2_5_VLProcessor(ProcessorMixin):
         prompts = [text] if isinstance(text, str) else list(text)
         if not all(isinstance(prompt, str) for prompt in prompts):
             raise ValueError("text must be a string or a list of strings")
-        flat = {key: kwargs.pop(key) for key in TILING_KEYS if key in kwargs}
+        flat = {key: kwargs.pop(key) for key in IMAGE_OPTIONS if key in kwargs}
         video_options = dict(videos_kwargs or {})
         fps, timestamps = video_options.pop("fps", None), video_options.pop("timestamps", None)
         video_list = [] if videos is None else list(videos)
