@@ -1,0 +1,91 @@
+"""The documentation's page on what preparation costs, made from the newest result file.
+
+    python packages/eagle-data/benchmarks/prepare_tables.py [--check]      --check fails when the page is out of step
+
+Promises: no figure of the page is typed. Result files: `results/prepare/rate-*.json` of `prepare_rate.py`. Needs only Python.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "prepare"
+PAGE = HERE.parent.parent.parent / "docs" / "results" / "preparation.md"
+
+CASES = {
+    "start": "one line",
+    "cold": "from nothing",
+    "again": "nothing changed",
+    "edited_neighbours": "1 % of lines edited, neighbours",
+    "edited_scattered": "1 % of lines edited, scattered",
+}
+
+HEAD = """---
+hide: [navigation, toc]
+---
+
+<!-- Made by packages/eagle-data/benchmarks/prepare_tables.py from its result file; edit there. -->
+
+# Preparation, measured
+
+`eagle-data prepare` for the context lengths {contexts}, on {hardware}. The lines are made from a seed as fine-tuning
+mixes have them: 34 % text, 57 % one image, 5 % several, 4 % a video clip; they draw from {images} JPEG files and {clips} clips.
+The tokenizer is small, with few merges. Seconds begin when `prepare` is called and so hold the start of workers. Memory is that
+of the process and its workers together.
+
+- **first group**: seconds until the first group of lines is done.
+- **groups redone**: of those that the lines make; an edit may also move the ends of the groups around it.
+"""
+
+
+def newest() -> dict[str, Any]:
+    """The content of the newest result file."""
+    return json.loads(max(RESULTS.glob("rate-*.json")).read_text(encoding="utf-8"))
+
+
+def page() -> str:
+    """The whole page."""
+    result = newest()
+    rows = [
+        ["what", "engine", "workers", "lines", "lines/s", "seconds", "of cold", "first group", "peak GiB", "groups redone"],
+        ["---"] * 10,
+    ]
+    for row in result["rows"]:
+        share, redone, first = (row.get(name) for name in ("share_of_cold", "groups_redone", "first_group_seconds"))
+        rows.append(
+            [
+                CASES[row["case"]],
+                row["impl"],
+                str(row["shape"]["workers"]),
+                str(row["shape"]["lines"]),
+                f"{row['value']:.0f}",
+                f"{row['seconds']:.2f}",
+                "" if share is None else f"{100 * share:.1f} %",
+                "" if first is None else f"{first:.2f} s",
+                f"{row['peak_gib']:.2f}",
+                "" if redone is None else f"{redone} of {row['groups']}",
+            ]
+        )
+    contexts = " and ".join(map(str, result["rows"][0]["shape"]["contexts"]))
+    head = HEAD.format(contexts=contexts, hardware=result["hardware"], images=result["images"], clips=result["clips"])
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return f"{head}\n{table}\n\nMeasured on {result['date']}.\n"
+
+
+def main() -> int:
+    text = page()
+    if "--check" in sys.argv[1:]:
+        if PAGE.read_text(encoding="utf-8") == text:
+            return 0
+        print(f"{PAGE.name} is out of step; run prepare_tables.py")
+        return 1
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
