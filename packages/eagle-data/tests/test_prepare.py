@@ -235,7 +235,7 @@ def test_an_interrupted_preparation_goes_on_with_the_dataset_it_was_at(corpus: C
 def test_work_that_breaks_off_cannot_pass_for_the_result_of_another_run(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
     corpus.prepare()
     with monkeypatch.context() as patched:
-        patched.setattr("eagle_data.prepare.encode", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("eagle_data.group_work.encode", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             corpus.prepare(rules=replace(RULES, fps=1.0))
     assert not (corpus.out / "d" / "done.json").exists()

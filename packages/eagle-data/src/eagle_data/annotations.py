@@ -1,8 +1,8 @@
-"""Annotation files: JSONL lines in Eagle's schema to `Sample` values.
+"""Annotations to `Sample` values: Eagle's schema, and through `record_forms` those of LLaVA, ShareGPT and OpenAI messages.
 
 Both spellings of upstream section 3.2 are read: the legacy keys `image` / `video`, the unified `data` list as the code
 has it (`video_list: [{video, start_time, end_time}]`) and as its documents have it (`{path, start, end}`, bare
-strings), and documents in `data` (`document_list: [{document, pages}]`, PDFs; no pages mean all). A line that cannot
+strings), and documents in `data` (`document_list: [{document, pages}]`, PDFs; no pages mean all). A record that cannot
 be read becomes a `Reject` that names file, line, reason and mend; it never stops a run.
 """
 
@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eagle_data.annotation_files import chunks, records
 from eagle_data.errors import SampleError
 from eagle_data.placeholders import number_placeholders
+from eagle_data.record_forms import to_eagle
 from eagle_data.samples import DocumentRef, ImageRef, Message, Role, Sample, VideoRef
 
 _ROLES: dict[str, Role] = {
@@ -42,49 +44,43 @@ class Reject:
     reason: str
     kind: str = "bad record"
 
+    def to_json(self) -> dict[str, Any]:
+        """The entry of `rejects.jsonl`: dataset, file, line (a number), where, reason, kind."""
+        file, _, line = self.where.rpartition(":")
+        values = {"dataset": self.dataset, "file": file, "line": int(line) if line.isdigit() else None}
+        return {**values, "where": self.where, "reason": self.reason, "kind": self.kind}
+
 
 def read_annotations(path: str | Path, *, dataset: str, root: str | Path = "") -> Iterator[Sample | Reject]:
-    """Yield one `Sample` or `Reject` per non-empty line of a JSONL file, in file order.
+    """Yield one `Sample` or `Reject` per record, in the order of the file.
 
-    `root` is joined to relative media paths. Raises FileNotFoundError where the file itself is missing.
+    `path` is JSONL, a JSON array, parquet, or a folder with a dataset (`annotation_files`). `root` is joined to relative media
+    paths. Raises FileNotFoundError where the file itself is missing.
     """
-    path = Path(path)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # Windows editors put a byte-order mark before the first line.
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                yield parse_record(_decode(line, where), dataset=dataset, where=where, root=root)
-            except SampleError as error:
-                yield Reject(dataset, where, error.reason, error.kind)
+    for chunk in chunks(path):
+        for number, record in records(chunk):
+            yield read_record(record, dataset=dataset, where=f"{chunk.file}:{number}", root=root)
+
+
+def read_record(record: Any, *, dataset: str, where: str, root: str | Path = "") -> Sample | Reject:
+    """What `annotation_files.records` gave, as a sample or as the reason why it is none."""
+    try:
+        if isinstance(record, SampleError):
+            raise record
+        return parse_record(record, dataset=dataset, where=where, root=root)
+    except SampleError as error:
+        return Reject(dataset, where, error.reason, error.kind)
 
 
 def parse_record(record: Any, *, dataset: str, where: str, root: str | Path = "") -> Sample:
     """One decoded JSON record to a `Sample`; raises SampleError that says what is wrong and how to mend it."""
     if not isinstance(record, Mapping):
         raise SampleError(where, f"a record must be a JSON object, not {type(record).__name__}")
+    record = to_eagle(record, where)
     messages = _messages(record.get("conversations"), where)
     images, videos, documents = _media(record, where, str(root))
     messages = number_placeholders(messages, images=len(images), videos=len(videos), documents=len(documents), where=where)
     return Sample(dataset, where, messages, tuple(images), tuple(videos), tuple(documents))
-
-
-def _decode(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise SampleError(where, f"the line is not UTF-8 (byte {error.start + 1}); save the file as UTF-8", "not JSON") from error
-    except json.JSONDecodeError as error:
-        raise SampleError(
-            where, f"the line is not JSON ({error.msg} at column {error.colno}); write one object a line", "not JSON"
-        ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of nested brackets
-        raise SampleError(
-            where, f"the line is not JSON that can be read ({error}); write one object a line", "not JSON"
-        ) from error
 
 
 def _messages(conversations: Any, where: str) -> list[Message]:

@@ -1,4 +1,5 @@
-"""The command line: `eagle-data prepare` makes a dataset ready for training; the commands on media are `cli_media`.
+"""The command line: `eagle-data prepare` makes a dataset ready for training; the commands on media are `cli_media`,
+`curate` is `curate.command`.
 
 Results go to stdout, progress and errors to stderr. Exit code 2 means that what was asked cannot be: a missing file,
 broken media, a wrong recipe. Media and parquet libraries are imported only after the arguments have been checked.
@@ -6,13 +7,16 @@ broken media, a wrong recipe. Media and parquet libraries are imported only afte
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eagle_data import cli_media
+from eagle_data.curate import command as curate_command
 
 if TYPE_CHECKING:
     from eagle_data.fetch import Fetch
@@ -39,19 +43,28 @@ def prepare(
     ] = 8,
     dialect: Annotated[str, typer.Option(help="Wording around pictures: released or training.")] = "released",
     verify: Annotated[bool, typer.Option("--verify", help="Also decode every picture once.")] = False,
+    engine: Annotated[
+        str, typer.Option(help="local (processes of this machine) or ray (Ray Data; a cluster by RAY_ADDRESS).")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes or Ray actors; 0 works in this one. [default: one a core]", show_default=False),
+    ] = None,
+    page: Annotated[bool, typer.Option(help="Write report.html with distributions and sample pictures.")] = True,
     fetch: cli_media.FetchThem = False,
     fetch_host: cli_media.FetchFrom = None,
     fetch_mib: cli_media.FetchLimit = 256,
 ) -> None:
-    """Plan and tokenise every sample of a recipe, for each context length."""
+    """Plan and tokenise every sample of a recipe, for each context length. What has not changed is not redone."""
     try:
         given = cli_media.leave(fetch, fetch_host, fetch_mib)
-        _prepare(recipe, out, model, context_length, fps, min_frames, dialect, verify, given)
+        _prepare(recipe, out, model, context_length, fps, min_frames, dialect, verify, given, engine, workers, page)
     except (OSError, ValueError) as error:  # EagleDataError is a ValueError
         cli_media.fail(error)
 
 
 cli_media.add_to(app)
+curate_command.add_to(app)
 
 
 def main() -> None:
@@ -69,34 +82,55 @@ def _prepare(
     dialect: str,
     verify: bool,
     fetch: Fetch | None,
+    engine: str,
+    workers: int | None,
+    page: bool,
 ) -> None:
     from eagle_data.checkpoint_rules import rules_of_checkpoint
     from eagle_data.dialect import get_dialect
     from eagle_data.prepare import prepare as prepare_datasets
+    from eagle_data.prepare_counts import summary
+    from eagle_data.prepare_progress import ProgressLine, count_lines
     from eagle_data.recipe import load_data_recipe
     from eagle_data.tokens import PromptTokenizer
 
     datasets = load_data_recipe(recipe)
     rules = rules_of_checkpoint(model, fps=fps, min_frames=min_frames, dialect=get_dialect(dialect))
-    reports = prepare_datasets(
-        datasets,
-        out,
-        context_lengths=dict.fromkeys(datasets, context_lengths),
-        rules=rules,
-        tokenizer=PromptTokenizer.from_folder(model),
-        verify=verify,
-        fetch=fetch,
-        progress=_show_progress if sys.stderr.isatty() else None,
-    )
+    shown = sys.stderr.isatty()
+    totals = {name: count_lines(entry.annotation) if shown else None for name, entry in datasets.items()}
+    line = ProgressLine(sys.stderr, totals)
+    if workers is None:
+        workers = 0 if engine == "ray" else len(os.sched_getaffinity(0))
+    try:
+        reports = prepare_datasets(
+            datasets,
+            out,
+            context_lengths=dict.fromkeys(datasets, context_lengths),
+            rules=rules,
+            tokenizer=PromptTokenizer.from_folder(model),
+            verify=verify,
+            fetch=fetch,
+            progress=line if shown else None,
+            engine=engine,
+            workers=workers,
+        )
+    finally:
+        line.close()
     for name, report in reports.items():
         typer.echo(f"{name}: {report.read} read, {report.prepared} prepared, {report.rejected} rejected")
         for n in report.degraded:
-            typer.echo(f"  context {n}: {report.degraded[n]} degraded, {report.too_long[n]} too long")
+            typer.echo(f"  {summary(report, n)}")
         for reason, count in report.reasons.items():
             typer.echo(f"  rejected, {reason}: {count}")
+    if len(reports) > 1:
+        counts = [f"{sum(getattr(r, part) for r in reports.values())} {part}" for part in ("read", "prepared", "rejected")]
+        typer.echo(f"all {len(reports)} datasets: {', '.join(counts)}")
+        reasons = sum((Counter(report.reasons) for report in reports.values()), Counter[str]())
+        for reason, count in reasons.most_common():
+            typer.echo(f"  rejected, {reason}: {count}")
+    if page:
+        from eagle_data.prepare_page import write_page
+
+        typer.echo(f"{write_page(out, reports, fetch=fetch)} shows distributions and samples", err=True)
     if any(report.rejected for report in reports.values()):
         typer.echo(f"{out / 'rejects.jsonl'} says where and why", err=True)
-
-
-def _show_progress(name: str, done: int) -> None:
-    typer.echo(f"\r{name}: {done} samples", nl=False, err=True)

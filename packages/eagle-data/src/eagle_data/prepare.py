@@ -1,9 +1,10 @@
 """Preparation: recipe to planned, tokenised samples in parquet, with a report and without pixels.
 
 `prepare` reads annotations and media headers, plans every sample for each context length and writes
-`<out>/<dataset>/context-<n>.parquet`, the indexes of its videos (`media_index`), `<out>/rejects.jsonl` and
-`<out>/report.json`. A dataset whose annotations, media (size and time), tokenizer and rules are unchanged is not redone; files
-appear whole or not at all, `done.json` last, so an interrupted preparation goes on with the dataset it was at.
+`<out>/<dataset>/context-<n>.parquet`, the indexes of its videos (`media_index`), `<out>/rejects.jsonl` and `<out>/report.json`.
+Work is done and remembered by groups of neighbouring records (`annotation_files`, `group_results`): a group is done again only
+where its records, their media (size and time), the tokenizer, the rules or this package's code changed. Files appear whole or
+not at all, `done.json` last; a preparation that was killed goes on, and every engine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -11,50 +12,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from eagle_data import __version__
-from eagle_data.ads import Planner, VisualPlan, VisualRules
-from eagle_data.ads_bound import optimum
-from eagle_data.annotations import Reject, read_annotations
-from eagle_data.encode import Encoded, encode
-from eagle_data.errors import EagleDataError, MediaError, SampleError
-from eagle_data.fetch import Fetch, is_address
+from eagle_data.ads import VisualRules
+from eagle_data.annotation_files import Chunk, chunks
+from eagle_data.annotations import Reject
+from eagle_data.fetch import Fetch
+from eagle_data.group_engines import Engine, LocalPool, Task, here
+from eagle_data.group_results import GroupResult, GroupStore, Refusal
+from eagle_data.group_work import GroupSettings, GroupWorker, group_key
 from eagle_data.media_index import MediaIndexWriter, media_index_file
-from eagle_data.media_probes import MediaProbes
+from eagle_data.media_stamps import MediaStamps
+from eagle_data.prepare_counts import DatasetReport, Tally
 from eagle_data.prepared import PreparedWriter, prepared_file
 from eagle_data.recipe import DatasetEntry
-from eagle_data.references import parse_reference
-from eagle_data.samples import DocumentRef, Sample, VideoRef
 from eagle_data.tokens import PromptTokenizer
 
-FORMAT = 3
-"""Version of the prepared files; a change of it or of the package makes every dataset be prepared anew."""
-
-
-@dataclass(frozen=True)
-class DatasetReport:
-    """Counts of one dataset.
-
-    `read` lines, `prepared` samples that at least one context length took, `rejected` those that none took;
-    `degraded` and `too_long` count samples per context length; `reasons` counts the rejected by kind ("not JSON",
-    "missing media", …), so its values add up to `rejected`. `shown` totals, per context length, what the prepared samples show
-    and what they gave up: the samples with `fewer_frames` and with `fewer_tiles`; `frames` (with pages) and `image_tiles` beside
-    those wished; `tokens` in all, `visual_tokens` among them, and `optimum_visual_tokens`, the most that Eq. 2 of the paper could
-    show in the same contexts.
-    """
-
-    read: int
-    prepared: int
-    rejected: int
-    degraded: dict[str, int]
-    too_long: dict[str, int]
-    reasons: dict[str, int]
-    shown: dict[str, dict[str, int]]
+EXAMPLES = 6
+"""Samples of a dataset that its page shows: those of the groups whose names come first, which is a draw that never changes."""
 
 
 def prepare(
@@ -67,203 +47,200 @@ def prepare(
     verify: bool = False,
     fetch: Fetch | None = None,
     progress: Callable[[str, int], None] | None = None,
+    engine: str = "local",
+    workers: int = 0,
 ) -> dict[str, DatasetReport]:
     """Prepare each dataset for its `context_lengths` (by dataset name) and return the counts.
 
-    `verify` also decodes every picture once, so that damaged media are found now and not in training. `fetch` is leave to fetch
-    media at http(s) addresses, and its bounds; without it their samples are rejected. What lies behind an address is not watched
-    for changes, and one that could not be fetched is not tried again while nothing else changes. `progress` is
+    `verify` also decodes every picture once a group, so that damaged media are found now and not in training. `fetch` is leave
+    to fetch media at http(s) addresses, and its bounds; without it their samples are rejected. What lies behind an address is not
+    watched for changes, and one that could not be fetched is not tried again while nothing else changes. `progress` is
     called with the dataset's name and the number of lines done. Samples that no context length takes go to
     `rejects.jsonl`, one line each; the dataset's `too_long.jsonl` says which samples each context length refused.
-    Raises FileNotFoundError for a missing annotation file and ValueError for a dataset without context lengths.
+
+    `engine` "local" works in this process, or in as many others as `workers` says; "ray" on Ray Data (extra `ray`), with as
+    many actors, or with one a core. Raises FileNotFoundError for a missing annotation file and ValueError for a dataset without
+    context lengths, for an unknown engine, and for overrides that cannot be.
     """
     out = Path(out)
+    if engine not in ("local", "ray") or workers < 0:
+        raise ValueError(f"engine={engine!r}, workers={workers}: the engine is local or ray, and workers are 0 or more")
     for name, entry in datasets.items():
-        if not entry.annotation.is_file():
+        if not entry.annotation.exists():
             raise FileNotFoundError(f"dataset {name!r}: the annotation file {entry.annotation} does not exist")
         if not context_lengths.get(name):
             raise ValueError(f"dataset {name!r}: no context length is given; name at least one in context_lengths")
     reports: dict[str, DatasetReport] = {}
-    for name, entry in datasets.items():
-        own_rules = replace(rules, max_tiles=entry.max_dynamic_tiles) if entry.max_dynamic_tiles else rules
-        job = _Job(name, entry, out / name, tuple(sorted(set(context_lengths[name]))), own_rules, tokenizer, verify, fetch)
-        reports[name] = job.run(progress)
-    rejects = "".join((out / name / "rejects.jsonl").read_text(encoding="utf-8") for name in datasets)
-    _write_text(out / "rejects.jsonl", rejects)
+    with ExitStack() as stack:
+        started: list[Engine] = []
+
+        def run(tasks: Iterator[Task]) -> Iterator[Task]:
+            if not started:
+                started.append(_start(engine, workers, tokenizer, stack))
+            return started[0](tasks)
+
+        for name, entry in datasets.items():
+            settings = GroupSettings(
+                dataset=name,
+                root=str(entry.root),
+                lengths=tuple(sorted(set(context_lengths[name]))),
+                rules=entry.rules(rules),
+                fingerprint=tokenizer.fingerprint,
+                verify=verify,
+                fetch=fetch,
+                folder=os.path.abspath(out / name / "row-groups"),
+            )
+            reports[name] = _Job(entry, out / name, settings, tokenizer).run(run, progress)
+    with _replaced(out / "rejects.jsonl") as whole:
+        for name in datasets:
+            with (out / name / "rejects.jsonl").open(encoding="utf-8") as part:
+                shutil.copyfileobj(part, whole)
     _write_text(out / "report.json", json.dumps({name: asdict(report) for name, report in reports.items()}, indent=1) + "\n")
     return reports
 
 
+def _start(engine: str, workers: int, tokenizer: PromptTokenizer, stack: ExitStack) -> Engine:
+    if engine == "ray":
+        from eagle_data.group_ray import RayEngine
+
+        return stack.enter_context(RayEngine(tokenizer, workers or None))
+    return stack.enter_context(LocalPool(tokenizer, workers)) if workers else here(tokenizer)
+
+
 @dataclass
-class _Tally:
-    """The counts of one dataset while it is being prepared."""
+class _Progress:
+    """What is known of a dataset while its groups come in, in order."""
 
-    read: int = 0
-    prepared: int = 0
-    rejected: int = 0
-    degraded: Counter[str] = field(default_factory=Counter)
-    too_long: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    shown: dict[str, Counter[str]] = field(default_factory=dict)
-
-    def add(self, context_length: int, planned: _Row, tokens_per_tile: int) -> None:
-        """Count one prepared sample."""
-        plan, name = planned.plan, str(context_length)
-        self.degraded[name] += bool(plan.degraded)
-        self.shown.setdefault(name, Counter()).update(
-            fewer_frames="frames" in plan.degraded,
-            fewer_tiles="tiles" in plan.degraded,
-            frames=plan.frames,
-            wished_frames=plan.wished_frames,
-            image_tiles=plan.image_tiles,
-            wished_image_tiles=plan.wished_tiles,
-            tokens=plan.length,
-            visual_tokens=plan.tiles * tokens_per_tile,
-            optimum_visual_tokens=planned.optimum * tokens_per_tile,
-        )
-
-    def report(self, lengths: Sequence[int]) -> DatasetReport:
-        return DatasetReport(
-            read=self.read,
-            prepared=self.prepared,
-            rejected=self.rejected,
-            degraded={str(n): self.degraded[str(n)] for n in lengths},
-            too_long={str(n): self.too_long[str(n)] for n in lengths},
-            reasons=dict(self.reasons.most_common()),
-            shown={str(n): dict(self.shown.get(str(n), {})) for n in lengths},
-        )
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One sample planned for one context length; `optimum` is the most tiles that Eq. 2 could show there."""
-
-    encoded: Encoded
-    plan: VisualPlan
-    optimum: int
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """One sample planned for every context length that takes it; `refused` holds the errors of those that do not."""
-
-    rows: dict[int, _Row]
-    refused: dict[int, SampleError]
+    digest: Any
+    tally: Tally = field(default_factory=Tally)
+    used: set[str] = field(default_factory=set)
+    indexed: set[bytes] = field(default_factory=set)
+    examples: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One dataset to be prepared for some context lengths under one set of rules."""
+    """One dataset to be prepared under its settings."""
 
-    name: str
     entry: DatasetEntry
     folder: Path
-    lengths: tuple[int, ...]
-    rules: VisualRules
+    settings: GroupSettings
     tokenizer: PromptTokenizer
-    verify: bool
-    fetch: Fetch | None
 
-    def run(self, progress: Callable[[str, int], None] | None) -> DatasetReport:
+    def run(self, engine: Engine, progress: Callable[[str, int], None] | None) -> DatasetReport:
         """Prepare the dataset, or return the report of an earlier run that is still true."""
-        key = self._key()
+        key = self.settings.key()
+        store = GroupStore(self.settings.folder)
         done = self._done()
-        if done is not None and done.get("key") == key:
+        if done is not None and done.get("key") == self._key_of_what_holds(key, store):
             return DatasetReport(**done["report"])
         self._clear()
-        tally = _Tally()
         self.folder.mkdir(parents=True, exist_ok=True)
-        rejects, too_long = self.folder / "rejects.jsonl", self.folder / "too_long.jsonl"
-        with (
-            PreparedWriter(self.folder, self.lengths) as writer,
-            MediaIndexWriter(self.folder) as indexes,
-            _part(rejects).open("w", encoding="utf-8") as rejected,
-            _part(too_long).open("w", encoding="utf-8") as refused,
-        ):
-            probes = MediaProbes(fetch=self.fetch, indexed=indexes.add)
-            for line in self._lines():
-                tally.read += 1
-                self._one(line, probes, tally, writer, rejected, refused)
-                if progress is not None and tally.read % 64 == 0:
-                    progress(self.name, tally.read)
-        os.replace(_part(rejects), rejects)
-        os.replace(_part(too_long), too_long)
-        report = tally.report(self.lengths)
-        _write_text(self.folder / "done.json", json.dumps({"key": key, "report": asdict(report)}, indent=1))
+        state = _Progress(self._digest(key))
+        self._assemble(engine, key, store, state, progress)
+        report = state.tally.report(self.settings.lengths)
+        content = {
+            "key": state.digest.hexdigest(),
+            "report": asdict(report),
+            "charts": state.tally.charts,
+            "examples": [example for _, example in state.examples],
+        }
+        _write_text(self.folder / "done.json", json.dumps(content, indent=1))
+        store.keep_only(state.used)
         if progress is not None:
-            progress(self.name, tally.read)
+            progress(self.settings.dataset, state.tally.read)
         return report
 
-    def _lines(self) -> Iterator[Sample | Reject]:
-        return read_annotations(self.entry.annotation, dataset=self.name, root=self.entry.root)
-
-    def _one(
-        self, line: Sample | Reject, probes: MediaProbes, tally: _Tally, writer: PreparedWriter, rejected: TextIO, refused: TextIO
+    def _assemble(
+        self, engine: Engine, key: str, store: GroupStore, state: _Progress, progress: Callable[[str, int], None] | None
     ) -> None:
-        """Store one sample's rows, or list it as rejected."""
-        planned = _Planned({}, {})
-        reject = line if isinstance(line, Reject) else None
-        if isinstance(line, Sample):
-            try:
-                planned = self._plan(line, probes)
-            except EagleDataError as error:
-                reject = _reject(line, error)
-            for context_length, error in planned.refused.items():
-                tally.too_long[str(context_length)] += 1
-                refused.write(json.dumps({**asdict(_reject(line, error)), "context_length": context_length}) + "\n")
-                reject = None if planned.rows else _reject(line, error)
-        if reject is not None:
-            tally.rejected += 1
-            tally.reasons[reject.kind] += 1
-            rejected.write(json.dumps(asdict(reject)) + "\n")
-            return
-        tally.prepared += 1
-        for context_length, row in planned.rows.items():
-            writer.add(context_length, line.where, row.encoded, row.plan.record)
-            tally.add(context_length, row, self.rules.tokens_per_tile)
+        """Have the groups prepared, and write the dataset's files from their results, in order."""
+        places: dict[str, list[Chunk]] = {}
+        with (
+            PreparedWriter(self.folder, self.settings.lengths) as writer,
+            MediaIndexWriter(self.folder) as indexes,
+            _replaced(self.folder / "rejects.jsonl") as rejects,
+            _replaced(self.folder / "too_long.jsonl") as too_long,
+        ):
+            for task in engine(self._tasks(key, store, places)):
+                chunk = places[task.key].pop(0)
+                if not places[task.key]:
+                    del places[task.key]
+                result = store.load(task.key)
+                if result is None:  # it was damaged behind its header, or taken away
+                    chunk = self._chunk_again(chunk)
+                    GroupWorker(self.tokenizer).work(self.settings, task.key, chunk)
+                    result = store.load(task.key)
+                    assert result is not None
+                _hold(state.digest, task.key, result)
+                state.used.add(task.key)
+                state.tally.add(result.tally)
+                self._write(chunk, result, writer, indexes, state)
+                self._refusals(chunk, result.rejects, rejects)
+                self._refusals(chunk, result.too_long, too_long)
+                if result.example is not None:
+                    where = f"{chunk.file}:{chunk.first + result.example['number']}"
+                    state.examples.append((task.key, {**result.example, "where": where}))
+                    state.examples = sorted(state.examples, key=lambda pair: (not pair[1]["units"], pair[0]))[:EXAMPLES]
+                if progress is not None:
+                    progress(self.settings.dataset, state.tally.read)
 
-    def _plan(self, sample: Sample, probes: MediaProbes) -> _Planned:
-        """Plan and encode a sample for every context length; raises EagleDataError for its media or its text."""
-        sample = replace(sample, documents=tuple(_with_pages(document, probes) for document in sample.documents))
-        planner = Planner(
-            sample,
-            image_sizes=[probes.image(ref) for ref in sample.images],
-            video_infos=[probes.video(ref) for ref in sample.videos],
-            document_sizes=[[probes.image(ref.page(i)) for i in range(len(ref.pages))] for ref in sample.documents],
-            rules=self.rules,
-            tokenizer=self.tokenizer,
-        )
-        planned = _Planned({}, {})
-        for n in self.lengths:
-            try:
-                chosen = planner.plan(n)
-            except SampleError as error:
-                planned.refused[n] = error
-                continue
-            encoded = encode(sample, chosen, rules=self.rules, tokenizer=self.tokenizer)
-            planned.rows[n] = _Row(encoded, chosen, optimum(planner, n) if chosen.degraded else chosen.tiles)
-        if self.verify:
-            units = [unit for row in planned.rows.values() for unit in row.encoded.units]
-            probes.verify(units, tile_size=self.rules.tile_size)
-        return planned
+    def _tasks(self, key: str, store: GroupStore, places: dict[str, list[Chunk]]) -> Iterator[Task]:
+        """Every group as a task, with work where there is no result that holds; `places` learns where the group stands."""
+        stamps = MediaStamps(self.settings.fetch)
+        for chunk in chunks(self.entry.annotation):
+            name = group_key(key, chunk)
+            known = store.header(name)
+            # Twice the same lines are one group, prepared once.
+            holds = name in places or (known is not None and known.holds(stamps))
+            places.setdefault(name, []).append(Chunk(chunk.file, chunk.first, chunk.kind, b""))
+            yield Task(self.settings, name, None if holds else chunk)
 
-    def _key(self) -> str:
-        """Changes with anything that the prepared rows depend on; media are known by size and time, not read."""
-        digest = hashlib.sha256()
-        digest.update(repr((FORMAT, __version__, self.lengths, self.rules, self.tokenizer.fingerprint, self.verify)).encode())
-        seen: set[str] = set()
-        for line in self._lines():
-            digest.update(repr(line).encode("utf-8", "backslashreplace"))
-            if isinstance(line, Sample):
-                for ref in (*line.images, *line.videos, *line.documents):
-                    if ref.path not in seen:
-                        seen.add(ref.path)
-                        digest.update(_stamp(ref.path, self.fetch).encode("utf-8", "backslashreplace"))
+    def _chunk_again(self, place: Chunk) -> Chunk:
+        for chunk in chunks(self.entry.annotation):
+            if (chunk.file, chunk.first) == (place.file, place.first):
+                return chunk
+        raise FileNotFoundError(f"{place.file}: record {place.first} is gone; it changed while it was prepared: run again")
+
+    def _write(
+        self, chunk: Chunk, result: GroupResult, writer: PreparedWriter, indexes: MediaIndexWriter, state: _Progress
+    ) -> None:
+        for n in self.settings.lengths:
+            for batch in result.batches(n):
+                numbers = batch.column(0).to_pylist()
+                writer.add_batch(n, [f"{chunk.file}:{chunk.first + number}" for number in numbers], batch)
+        for index in result.indexes:
+            name = hashlib.blake2b(index.path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            if name not in state.indexed:
+                state.indexed.add(name)
+                indexes.add(index.path, index)  # pyright: ignore[reportArgumentType]  # it has what is asked of an index
+
+    def _refusals(self, chunk: Chunk, refusals: Sequence[Refusal], file: TextIO) -> None:
+        for refusal in refusals:
+            where = f"{chunk.file}:{chunk.first + refusal.number}"
+            entry = Reject(self.settings.dataset, where, refusal.reason, refusal.kind).to_json()
+            if refusal.context_length is not None:
+                entry["context_length"] = refusal.context_length
+            file.write(json.dumps(entry) + "\n")
+
+    def _key_of_what_holds(self, key: str, store: GroupStore) -> str | None:
+        """The key that a run would end with if every group has a result that holds; None where one has not."""
+        digest, stamps = self._digest(key), MediaStamps(self.settings.fetch)
+        for chunk in chunks(self.entry.annotation):
+            name = group_key(key, chunk)
+            known = store.header(name)
+            if known is None or not known.holds(stamps):
+                return None
+            _hold(digest, name, known)
         return digest.hexdigest()
+
+    def _digest(self, key: str) -> Any:
+        """The beginning of the dataset's key: rows also say in which file they stand."""
+        return hashlib.sha256(f"{key} {self.entry.annotation}".encode("utf-8", "backslashreplace"))
 
     def _done(self) -> dict[str, Any] | None:
         files = (
-            *(prepared_file(self.folder, n) for n in self.lengths),
+            *(prepared_file(self.folder, n) for n in self.settings.lengths),
             self.folder / "rejects.jsonl",
             media_index_file(self.folder),
         )
@@ -274,50 +251,36 @@ class _Job:
         return done if all(file.is_file() for file in files) else None
 
     def _clear(self) -> None:
-        """Remove what an earlier preparation left, its `done.json` first: nothing may pass for the result of this one."""
+        """Remove what an earlier preparation left, its `done.json` first: nothing may pass for the result of this one.
+
+        Results of groups stay; their names say what they are.
+        """
         for pattern in ("done.json", "context-*.parquet", "media-index.parquet", "*.part"):
             for path in self.folder.glob(pattern):
                 path.unlink()
 
 
-def _with_pages(document: DocumentRef, probes: MediaProbes) -> DocumentRef:
-    """The document with the numbers of its pages; the pages of a PDF are the frames of it as a video."""
-    pages = document.pages or range(1, probes.video(VideoRef(document.path)).frames + 1)
-    return replace(document, pages=tuple(pages))
+def _hold(digest: Any, name: str, result: GroupResult) -> None:
+    """Take a group, and its media as they were, into a dataset's key."""
+    digest.update(f"{name} {result.media}".encode("utf-8", "backslashreplace"))
 
 
-def _reject(sample: Sample, error: EagleDataError) -> Reject:
-    if isinstance(error, SampleError):
-        return Reject(sample.dataset, sample.where, error.reason, error.kind)
-    kind = error.kind if isinstance(error, MediaError) else "bad record"
-    return Reject(sample.dataset, sample.where, str(error), kind)
-
-
-def _stamp(path: str, fetch: Fetch | None) -> str:
-    """Size and time of a media file, of the archive or LMDB store that it lies in, or of every picture of a folder; of an
-    address, under which leave it was tried."""
-    if is_address(path):
-        return f"{path} {fetch if fetch is not None else os.environ.get('EAGLE_DATA_FETCH') == '1'}"
-    path = parse_reference(path).file
+@contextmanager
+def _replaced(path: Path) -> Iterator[TextIO]:
+    """A text file that takes its name when the block ends well."""
+    part = path.with_name(path.name + ".part")
     try:
-        store = os.path.join(path, "data.mdb")
-        if os.path.isdir(path) and not os.path.exists(store):
-            with os.scandir(path) as entries:
-                stamps = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries)
-            return f"{path} {stamps}"
-        status = os.stat(store if os.path.isdir(path) else path)
-    except OSError:
-        return f"{path} missing"
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _write_text(path: Path, text: str) -> None:
-    _part(path).write_text(text, encoding="utf-8")
-    os.replace(_part(path), path)
+    with _replaced(path) as file:
+        file.write(text)
 
 
 __all__ = ["DatasetReport", "prepare"]

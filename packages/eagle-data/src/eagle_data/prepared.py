@@ -38,7 +38,7 @@ class PreparedWriter:
     def __init__(self, folder: Path, context_lengths: Sequence[int]):
         import pyarrow.parquet as pq
 
-        self._schema = _schema()
+        self._schema = prepared_schema()
         self._paths = {n: prepared_file(folder, n) for n in context_lengths}
         self._writers = {n: pq.ParquetWriter(_part(path), self._schema, compression="zstd") for n, path in self._paths.items()}
         self._rows: dict[int, list[dict[str, Any]]] = {n: [] for n in context_lengths}
@@ -59,6 +59,14 @@ class PreparedWriter:
         )
         if len(rows) == ROW_GROUP:
             self._flush(context_length)
+
+    def add_batch(self, context_length: int, where: Sequence[str], rows: pa.RecordBatch) -> None:
+        """Store rows that have the file's columns behind a first one, which `where` replaces, as one row group."""
+        import pyarrow as pa
+
+        self._flush(context_length)
+        columns = [pa.array(where, pa.string()), *rows.columns[1:]]
+        self._writers[context_length].write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 
     def _flush(self, context_length: int) -> None:
         import pyarrow as pa
@@ -149,7 +157,8 @@ def _part(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def _schema() -> Any:
+def prepared_schema() -> Any:
+    """The columns of a prepared file."""
     import pyarrow as pa
 
     return pa.schema(

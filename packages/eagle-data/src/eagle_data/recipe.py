@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
 from eagle_data.strict import Strict, explain
 
+if TYPE_CHECKING:
+    from eagle_data.visual_plan import VisualRules
+
 
 class DatasetEntry(Strict):
     """One dataset of a recipe.
 
-    `annotation` is a JSONL file, `root` is joined to its relative media paths. `repeat_time` may be fractional: 1.5
-    is every sample once and half of them, drawn anew each epoch, once more; `weight` multiplies it. `data_augment`
-    re-encodes images as JPEG of quality 75-100, seeded per sample and epoch. `max_dynamic_tiles` overrides the
-    recipe's tile limit for this dataset.
+    `annotation` is a file or folder that `annotation_files` reads, `root` is joined to its relative media paths. `repeat_time`
+    may be fractional: 1.5 is every sample once and half of them, drawn anew each epoch, once more; `weight` multiplies it.
+    `data_augment` re-encodes images as JPEG of quality 75-100, seeded per sample and epoch. `max_dynamic_tiles`,
+    `min_dynamic_tiles`, `fps`, `min_frames` and `tile_pages` override the rules for this dataset.
     """
 
     annotation: Path
@@ -31,6 +35,21 @@ class DatasetEntry(Strict):
     weight: float = Field(default=1.0, gt=0)
     data_augment: bool = False
     max_dynamic_tiles: int | None = Field(default=None, ge=1)
+    min_dynamic_tiles: int | None = Field(default=None, ge=1)
+    fps: float | None = Field(default=None, gt=0)
+    min_frames: int | None = Field(default=None, ge=1)
+    tile_pages: bool | None = None
+
+    def rules(self, rules: VisualRules) -> VisualRules:
+        """`rules` with what this dataset has otherwise."""
+        own = {
+            "max_tiles": self.max_dynamic_tiles,
+            "min_tiles": self.min_dynamic_tiles,
+            "fps": self.fps,
+            "min_frames": self.min_frames,
+            "tile_pages": self.tile_pages,
+        }
+        return replace(rules, **{name: value for name, value in own.items() if value is not None})
 
     @classmethod
     def ignores(cls, key: str) -> bool:

@@ -1,0 +1,162 @@
+"""Records of LLaVA, ShareGPT, OpenAI and the release's own prepared rows mean what they mean in Eagle's form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from eagle_data.annotations import parse_record
+from eagle_data.dialect import TRAINING
+from eagle_data.errors import SampleError
+from eagle_data.samples import DocumentRef, ImageRef, Message, Sample, VideoRef
+
+
+def parse(record: Any) -> Sample:
+    return parse_record(record, dataset="d", where="a.jsonl:1", root="r")
+
+
+def texts(sample: Sample) -> list[tuple[str, str]]:
+    return [(message.role, message.text) for message in sample.messages]
+
+
+EXPECTED = [
+    *(("system", "Be brief."), ("user", "<image-1>What is it?"), ("assistant", "A cat.")),
+    *(("user", "Sure?"), ("assistant", "Yes.")),
+]
+LLAVA = {
+    "id": "1",
+    "image": "a.png",
+    "conversations": [
+        {"from": "system", "value": "Be brief."},
+        {"from": "human", "value": "<image>\nWhat is it?"},
+        {"from": "gpt", "value": "A cat."},
+        {"from": "human", "value": "Sure?"},
+        {"from": "gpt", "value": "Yes."},
+    ],
+}
+SHAREGPT = {"images": ["a.png"], "system": "Be brief.", "conversations": LLAVA["conversations"][1:]}
+CHAT = [
+    {"role": "developer", "content": "Be brief."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}},
+            {"type": "text", "text": "What is it?"},
+        ],
+    },
+    {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "Yes."},
+]
+
+
+def with_part(part: dict[str, Any]) -> list[dict[str, Any]]:
+    return [CHAT[0], {"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}, *CHAT[2:]]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        LLAVA,
+        SHAREGPT,
+        {**SHAREGPT, "conversations": json.dumps(SHAREGPT["conversations"])},
+        {"messages": CHAT},
+        {"messages": with_part({"type": "image", "image": "a.png"})},
+        {"messages": with_part({"type": "input_image", "image_url": "a.png"})},
+        {"messages": with_part({"type": "image"}), "images": ["a.png"]},
+        {"messages": [CHAT[0], {"role": "user", "content": "<image>\nWhat is it?"}, *CHAT[2:]], "images": ["a.png"]},
+        {"conversations": [{"role": m["role"], "content": m["content"]} for m in CHAT[3:]], "system": "Be brief."},
+    ],
+    ids=["llava", "sharegpt", "json-column", "openai", "image-part", "responses", "listed", "marked", "roles-in-conversations"],
+)
+def test_every_form_means_the_same_conversation(record: dict[str, Any]):
+    sample = parse(record)
+    if "image" not in json.dumps(record):
+        assert texts(sample) == [EXPECTED[0], *EXPECTED[3:]]
+        return
+    assert texts(sample) == EXPECTED
+    assert sample.images == (ImageRef("r/a.png"),)
+
+
+def test_speakers_of_other_projects_are_known():
+    turns = [
+        {"from": "user", "value": "Weather?"},
+        {"from": "function_call", "value": "{}"},
+        {"from": "tool", "value": "sunny"},
+        {"from": "chatgpt", "value": "Sunny."},
+    ]
+    assert [role for role, _ in texts(parse({"conversations": turns}))] == ["user", "assistant", "observation", "assistant"]
+
+
+def test_llavas_videos_are_marked_as_images():
+    turns = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "An <image> of Tom."}]
+    sample = parse({"video": "v.mp4", "conversations": turns})
+    assert texts(sample) == [("user", "<video-1>Who?"), ("assistant", "An <image> of Tom.")]
+    with pytest.raises(SampleError, match="1 image placeholder"):
+        parse({"video": "v.mp4", "conversations": [{"from": "human", "value": "<image><video>"}, turns[1]]})
+
+
+def test_parts_of_every_kind_are_numbered_by_kind():
+    parts = [
+        {"type": "video", "video": "v.mp4", "video_start": 1, "video_end": 2.5},
+        {"type": "text", "text": " and "},
+        {"type": "video_url", "video_url": {"url": "https://example.org/w.mp4"}},
+        {"type": "document", "document": "p.pdf", "pages": [2]},
+        {"type": "image", "path": "a.png"},
+    ]
+    sample = parse({"messages": [{"role": "user", "content": parts}, CHAT[2]]})
+    assert texts(sample)[0] == ("user", "<video-1> and <video-2><document-1><image-1>")
+    assert sample.videos == (VideoRef("r/v.mp4", 1.0, 2.5), VideoRef("https://example.org/w.mp4"))
+    assert (sample.documents, sample.images) == ((DocumentRef("r/p.pdf", (2,)),), (ImageRef("r/a.png"),))
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "words"),
+    [
+        ({"messages": CHAT, "conversations": LLAVA["conversations"]}, "bad record", "use one form"),
+        ({**LLAVA, "images": ["b.png"]}, "bad media reference", 'both "image" and "images"'),
+        ({"messages": "hello"}, "empty conversation", '"messages" must be a list'),
+        ({"messages": with_part({"type": "audio", "audio": "a.wav"})}, "bad turn", "no text, image, video or document"),
+        ({"messages": with_part({"type": "image"})}, "bad media reference", "non-empty string, not None"),
+        ({"messages": CHAT, "images": ["b.png"]}, "placeholder mismatch", "more media are listed"),
+        ({"messages": [CHAT[3], {"role": "assistant", "content": None}]}, "bad turn", "turn 2 must be an object"),
+        ({**SHAREGPT, "images": ["a.png", "b.png"]}, "placeholder mismatch", "1 image placeholder(s)"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(record: dict[str, Any], kind: str, words: str):
+    with pytest.raises(SampleError) as caught:
+        parse(record)
+    assert words in str(caught.value)
+    assert caught.value.kind == kind
+
+
+def frames(numbers: range) -> str:
+    return "".join(f"Frame {i}: <frame-{k}>" for i, k in enumerate(numbers, 1))
+
+
+def prepared_row(question: str, data: list[Any]) -> dict[str, Any]:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "Yes."}]
+    values = {"unified_frame_list": ["a.png"], "num_tiles_list": [1], "data": [data], "conversations": turns}
+    return {name: json.dumps(value) for name, value in values.items()} | {"num_all_tiles": 5, "length": 100}
+
+
+def test_rows_of_the_releases_prepared_parquet_get_their_media_back():
+    images = {"type": "image", "image_list": ["a.png", "b.png"]}
+    videos = {"type": "video", "video_list": [{"video": "v.mp4", "start_time": 1, "end_time": 3}, "w.mp4"]}
+    first, second = (TRAINING.video_header(k, 2.4, 3, 10.0) for k in (1, 2))
+    assert first == "The first video of 10.00 seconds at 2.40 fps: "
+    question = f"<image 2><frame-1>\nor <image 1><frame-2>\n?{second}{frames(range(3, 6))}\n{first}{frames(range(6, 8))}\nWell?"
+    sample = parse(prepared_row(question, [images, videos]))
+    assert texts(sample)[0] == ("user", "<image-2>or <image-1>?<video-2><video-1>Well?")
+    assert sample.images == (ImageRef("r/a.png"), ImageRef("r/b.png"))
+    assert sample.videos == (VideoRef("r/v.mp4", 1.0, 3.0), VideoRef("r/w.mp4"))
+    single = parse(prepared_row("<frame-1>\nWhat?", [{"type": "image", "image_list": ["a.png"]}]))
+    assert single.messages[0] == Message("user", "<image-1>What?")
+    text = parse(prepared_row("Hello.", []))
+    assert (texts(text)[0], text.images) == (("user", "Hello."), ())
+
+
+def test_a_prepared_row_whose_frames_are_not_its_media_is_refused():
+    with pytest.raises(SampleError, match="2 image"):
+        parse(prepared_row("<frame-1>\n<frame-2>\nWhat?", [{"type": "image", "image_list": ["a.png"]}]))
