@@ -258,6 +258,6 @@ def test_a_stage_into_which_no_sample_fits_is_refused_with_a_reason(bench: Bench
 def test_a_diverging_step_names_stage_and_step(bench: Bench):
     model = bench.load_toy()
     with torch.no_grad():
-        model.mlp1[1].weight.fill_(float("inf"))
-    with pytest.raises(TrainingError, match=r"stage 'stage-0', step [12], loss nan"):
+        model.language_model.model.norm.weight.fill_(float("inf"))  # which every token meets, whatever the first pack holds
+    with pytest.raises(TrainingError, match="stage 'stage-0', step 1, loss nan"):
         bench.trainer(bench.recipe(), model).run(quiet)
