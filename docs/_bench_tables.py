@@ -1,11 +1,12 @@
 """Tables and plots of measured figures, made from the committed result files of the packages' benchmarks.
 
-    python docs/_bench_tables.py [--check]      the tables in the packages' READMEs; --check fails when one is out of step
+    python docs/_bench_tables.py [--check]      the READMEs' tables and the made pages; --check fails when one is out of step
 
 Promises: `<!-- bench: PACKAGE -->` in a page of the site becomes the package's tables and plots when the site is built, and the
 lines between `<!-- measured:begin -->` and `<!-- measured:end -->` of its README are the short table. A case is shown from the
 newest file that holds it; no figure is typed. Result files: `packages/<name>/benchmarks/results/*.json`. A package whose figures
-are of another kind brings a `tables.py` in its benchmarks, whose `page` and `readme` then make the tables.
+are of another kind brings a `tables.py` in its benchmarks, whose `page` and `readme` then make the tables. A `*_tables.py` in a
+package's benchmarks makes a whole page: `page()` is the text of the file `PAGE`, made from the files in `RESULTS`.
 Not for: measuring, or deciding what suffices (`targets.py` of a package's benchmarks does).
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -285,13 +286,24 @@ def between_marks(content: str, filling: str) -> str:
     return f"{before}{BEGIN}\n{filling}\n{END}{after}"
 
 
-def stale(write: bool, say: Callable[[str], None] = print) -> list[Path]:
-    """READMEs whose measured part is not that of the result files; with `write` they are brought into step."""
-    found = []
+def wanted_texts() -> Iterator[tuple[Path, str]]:
+    """Every file that holds measured figures, and what it should say."""
     for path in sorted(PACKAGES.glob("*/README.md")):
-        content = path.read_text(encoding="utf-8")
-        wanted = between_marks(content, readme(path.parent.name, read(results_folder(path.parent.name))))
-        if wanted != content:
+        yield (
+            path,
+            between_marks(path.read_text(encoding="utf-8"), readme(path.parent.name, read(results_folder(path.parent.name)))),
+        )
+    for script in sorted(PACKAGES.glob("*/benchmarks/*_tables.py")):
+        maker = load_beside(script, script.stem)
+        if maker.RESULTS.is_dir():
+            yield maker.PAGE, maker.page()
+
+
+def stale(write: bool, say: Callable[[str], None] = print) -> list[Path]:
+    """READMEs and pages that do not say what the result files say; with `write` they are brought into step."""
+    found = []
+    for path, wanted in wanted_texts():
+        if not path.is_file() or wanted != path.read_text(encoding="utf-8"):
             found.append(path)
             say(f"{path.relative_to(PACKAGES.parent)}: {'rewritten' if write else 'out of step; run `nox -s bench_tables`'}")
             if write:

@@ -1,15 +1,12 @@
 """The documentation's page on what degradation sampling keeps and how fast it plans, made from the newest result files.
 
-    python packages/eagle-data/benchmarks/ads_tables.py [--check]      --check fails when the page is out of step
-
-Promises: no figure of the page is typed. Result files: `results/ads/compare-*.json` of `ads_compare.py` and
-`results/ads/rate-*.json` of `ads_rate.py`. Needs nothing but Python.
+`nox -s bench_tables` writes it. Promises: no figure of the page is typed. Result files: `results/ads/compare-*.json` of
+`ads_compare.py` and `results/ads/rate-*.json` of `ads_rate.py`. Needs nothing but Python.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -167,12 +164,3 @@ def page() -> str:
         *("## Measured on", "", provenance(compare), provenance(rate)),
     ]
     return "\n".join(parts) + "\n"
-
-
-if __name__ == "__main__":
-    wanted = page()
-    if "--check" in sys.argv[1:]:
-        sys.exit(
-            0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == wanted else f"{PAGE.name} is out of step; run {__file__}"
-        )
-    PAGE.write_text(wanted, encoding="utf-8")

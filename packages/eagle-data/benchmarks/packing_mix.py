@@ -1,8 +1,8 @@
 """Measure packing on a length mix: how full packs are, how fast they are made, how even the cost of a step is.
 
-    python packages/eagle-data/benchmarks/packing_mix.py --mix FILE.py --out FILE.json --commit SHA
+    python packages/eagle-data/benchmarks/packing_mix.py --out FILE.json --commit SHA [--mix FILE.py]
 
-The mix is a Python file with `CONTEXT`, `lengths(n, seed)` (tokens and tiles of each sample) and `cost(lengths, tiles)` of a
+The mix is a Python file, `length_mix.py` without another, with `CONTEXT`, `lengths(n, seed)` (tokens and tiles of each sample) and `cost(lengths, tiles)` of a
 pack, which is the judge of balance here. Rates are samples per second of this process's own time on one core, with the order of
 the epoch, packing and dealing.
 """
@@ -68,7 +68,7 @@ def measure(mix: ModuleType, *, samples: int, seed: int, max_tiles: int | None, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mix", type=Path, required=True)
+    parser.add_argument("--mix", type=Path, default=Path(__file__).with_name("length_mix.py"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--commit", required=True)
     parser.add_argument("--samples", type=int, default=100_000)

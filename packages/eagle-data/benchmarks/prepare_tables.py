@@ -1,14 +1,12 @@
 """The documentation's page on what preparation costs, made from the newest result file.
 
-    python packages/eagle-data/benchmarks/prepare_tables.py [--check]      --check fails when the page is out of step
-
-Promises: no figure of the page is typed. Result files: `results/prepare/rate-*.json` of `prepare_rate.py`. Needs only Python.
+`nox -s bench_tables` writes it. Promises: no figure of the page is typed. Result files: `results/prepare/rate-*.json`
+of `prepare_rate.py`. Needs only Python.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +72,3 @@ def page() -> str:
     head = HEAD.format(contexts=contexts, hardware=result["hardware"], images=result["images"], clips=result["clips"])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
     return f"{head}\n{table}\n\nMeasured on {result['date']}.\n"
-
-
-def main() -> int:
-    text = page()
-    if "--check" in sys.argv[1:]:
-        if PAGE.read_text(encoding="utf-8") == text:
-            return 0
-        print(f"{PAGE.name} is out of step; run prepare_tables.py")
-        return 1
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
