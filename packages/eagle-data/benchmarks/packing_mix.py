@@ -3,8 +3,8 @@
     python packages/eagle-data/benchmarks/packing_mix.py --out FILE.json --commit SHA [--mix FILE.py]
 
 The mix is a Python file, `length_mix.py` without another, with `CONTEXT`, `lengths(n, seed)` (tokens and tiles of each sample)
-and `cost(lengths, tiles)` of a pack, which is the judge of balance here. Rates are samples per second of this process's own time on one core, with the order of
-the epoch, packing and dealing.
+and `cost(lengths, tiles)` of a pack, which is the judge of balance here. Rates are samples per second of this process's own
+time on one core, with the order of the epoch, packing and dealing.
 """
 
 from __future__ import annotations
