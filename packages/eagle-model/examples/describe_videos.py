@@ -12,7 +12,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", default="nvidia/Eagle-2.5-8B")
 parser.add_argument("videos", nargs="+")
 parser.add_argument("--question", default="What happens?")
-parser.add_argument("--fps", type=float, default=2.0, help="frames sampled per second of video")
+parser.add_argument("--fps", type=float, help="frames sampled per second of video (default: the checkpoint's, 2 in the release)")
 parser.add_argument("--max-frames", type=int, default=256, help="of each video; longer videos are sampled more thinly")
 parser.add_argument("--max-new-tokens", type=int, default=256)
 options = parser.parse_args()
@@ -21,7 +21,8 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 model = AutoModelForImageTextToText.from_pretrained(options.model, dtype="auto").to(device)
 processor = AutoProcessor.from_pretrained(options.model)
 
-content = [{"type": "video", "video": video, "fps": options.fps, "max_frames": options.max_frames} for video in options.videos]
+sampling = {"max_frames": options.max_frames} | ({"fps": options.fps} if options.fps else {})
+content = [{"type": "video", "video": video, **sampling} for video in options.videos]
 messages = [{"role": "user", "content": [*content, {"type": "text", "text": options.question}]}]
 prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
 # Rates and times of the frames are printed in the prompt: hand them on.

@@ -1,7 +1,13 @@
-"""torch.compile: one whole graph for scoring, with and without pictures, and for decoding with a static cache."""
+"""torch.compile: one whole graph for scoring, with and without pictures, and for decoding with a static cache.
+
+Graphs are traced for every language model with the backend `eager`, which is quick. Code is generated and run by `inductor`,
+the backend that users get, for one model: that needs a C++ compiler.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 import pytest
@@ -16,6 +22,12 @@ def _fresh_compiler() -> Any:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")),
+    reason="inductor needs a C++ compiler",
+)
 
 
 def batch(model: Any, tiles: int = 1) -> dict[str, Any]:
@@ -52,12 +64,31 @@ def test_a_mismatch_of_tokens_and_features_is_noticed_in_a_compiled_graph_too(ma
         whole_graph(model)(**inputs)
 
 
-@pytest.mark.parametrize("text", ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"])
-def test_decoding_with_a_static_cache_compiles_to_one_graph_and_answers_the_same(make_model: Any, text: str):
+@needs_compiler
+def test_code_made_by_inductor_scores_like_the_model(make_model: Any):
+    model = make_model(dtype=torch.float32, text_options={"num_hidden_layers": 1}, vision={"num_hidden_layers": 1})
+    inputs = batch(model)
+    compiled = whole_graph(model, "inductor")
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["inductor"]["extern_calls"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "backend"),
+    [
+        ("Qwen2ForCausalLM", "eager"),
+        ("Qwen3ForCausalLM", "eager"),
+        ("LlamaForCausalLM", "eager"),
+        pytest.param("Qwen2ForCausalLM", "inductor", marks=needs_compiler),
+    ],
+)
+def test_decoding_with_a_static_cache_compiles_to_one_graph_and_answers_the_same(make_model: Any, text: str, backend: str):
     model = make_model(text=text, dtype=torch.float32)
     inputs = batch(model)
     expected = model.generate(**inputs, **NEW)
-    how: Any = CompileConfig(backend="eager", fullgraph=True)
+    how: Any = CompileConfig(backend=backend, fullgraph=True)
     how.mode = None
     how._compile_all_devices = True  # transformers compiles on accelerators only, unless told otherwise
     torch._dynamo.utils.counters.clear()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from eagle_model import Eagle2_5_VLConfig
-from transformers import LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config, SiglipVisionConfig
 
 RELEASED_DEFAULTS = {
     "use_backbone_lora": 0,
@@ -37,6 +37,10 @@ def test_defaults_are_the_released_ones():
     config = Eagle2_5_VLConfig()
     assert {key: getattr(config, key) for key in RELEASED_DEFAULTS} == RELEASED_DEFAULTS
     assert isinstance(config.text_config, Qwen2Config)
+    assert config.text_config.architectures == ["Qwen2ForCausalLM"]
+    assert isinstance(config.vision_config, SiglipVisionConfig)
+    assert (config.model_type, config.is_composition) == ("eagle_2_5_vl", True)
+    assert config.tie_word_embeddings == config.text_config.tie_word_embeddings
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,18 @@ def test_one_video_and_several_are_answered(folder: Any, monkeypatch: Any, capsy
     two = run("describe_videos.py", folder, monkeypatch, capsys, "a.mp4", "b.mp4", "--fps", "4", "--max-frames", "6")
     assert two.strip()
     assert two != one
+
+
+def test_videos_are_sampled_at_the_rate_of_the_checkpoint_unless_asked_otherwise(
+    folder: Any, tmp_path: Any, monkeypatch: Any, capsys: Any
+):
+    faster = tmp_path / "faster"
+    shutil.copytree(folder, faster)
+    settings = json.loads((faster / "model" / "processor_config.json").read_text())
+    (faster / "model" / "processor_config.json").write_text(json.dumps({**settings, "video_fps": 8.0}))
+    by_itself = run("describe_videos.py", faster, monkeypatch, capsys, "a.mp4")
+    assert by_itself == run("describe_videos.py", folder, monkeypatch, capsys, "a.mp4", "--fps", "8")
+    assert by_itself != run("describe_videos.py", folder, monkeypatch, capsys, "a.mp4")
 
 
 def test_every_example_is_listed_and_tested():

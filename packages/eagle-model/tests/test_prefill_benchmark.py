@@ -21,7 +21,7 @@ def prefill(monkeypatch: Any) -> Any:
     import prefill as module  # pyright: ignore[reportMissingImports]
 
     yield module
-    for name in ("prefill", "prefill_operations"):
+    for name in ("prefill", "prefill_operations", "square_tensors"):
         sys.modules.pop(name, None)
 
 
@@ -32,8 +32,13 @@ def test_operations_equal_what_torch_counts(prefill: Any, make_model: Any, selec
     tiles, words = 3, 20
     ids = torch.tensor([[*[model.config.image_token_index] * 4 * tiles, *range(1, words + 1)]])
     tokens = ids.shape[1]
+    pixels = torch.randn(tiles, 3, 32, 32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(input_ids=ids, pixel_values=torch.randn(tiles, 3, 32, 32), logits_to_keep=1)
+        model(input_ids=ids, pixel_values=pixels, logits_to_keep=1)
+    # What is timed is `generate`: no part of it may be encoded twice, and the head sees the last row only.
+    with FlopCounterMode(display=False) as first_token:
+        model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=1, do_sample=False, pad_token_id=0)
+    assert first_token.get_total_flops() == counter.get_total_flops()
     counted = prefill.prefill_operations(model.config, tiles=tiles, tokens=tokens)
     # Eager attention computes every pair, of which causal ones are (tokens + 1) / 2 tokens.
     every_pair = counted.language_attention * 2 * tokens // (tokens + 1)
@@ -69,7 +74,9 @@ def test_a_quick_run_writes_every_row_with_its_setting(prefill: Any, tmp_path: A
     assert prefill.main(["--quick", "--device", "cpu", "--runs", "3", "--commit", "abc", "--out", str(out), *extra]) == 0
     result = json.loads(out.read_text())
     assert result["commit"] == "abc"
-    assert {"hardware", "versions", "date", "command", "operations", "settings"} <= result.keys()
+    assert {"hardware", "versions", "driver", "date", "command", "spread", "operations", "settings"} <= result.keys()
+    assert {"eagle-model", "torch", "transformers"} <= result["versions"].keys()
+    assert result["squares"]["tokens_by_tokens"] == []
     rows = {row["case"]: row for row in result["rows"]}
     assert set(rows) == {
         *("prefill_first_token", "prefill_share_of_matmul", "prefill_rate", "prefill_tokens", "decode", "matmul_256"),
@@ -79,3 +86,25 @@ def test_a_quick_run_writes_every_row_with_its_setting(prefill: Any, tmp_path: A
     expected = result["operations"]["total"] / (rate * 1e12) / seconds
     assert rows["prefill_share_of_matmul"]["value"] == pytest.approx(expected, rel=1e-6)
     assert rows["prefill_share_of_matmul"]["floor"] == 0.45
+    assert all(row["runs"] == 3 for case, row in rows.items() if not case.startswith("matmul"))
+
+
+def test_a_run_that_makes_a_mask_of_tokens_by_tokens_fails(prefill: Any, tmp_path: Any, capsys: Any):
+    out = tmp_path / "prefill.json"
+    assert prefill.main(["--quick", "--device", "cpu", "--runs", "1", "--out", str(out), "--attention", "eager"]) == 1
+    tokens = prefill.Problem(prefill.toy(), 6, 20, 8, 256).tokens
+    assert [1, 1, tokens, tokens] in json.loads(out.read_text())["squares"]["tokens_by_tokens"]
+    assert f"missed: a tensor of (1, 1, {tokens}, {tokens})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("share", "peak", "words"),
+    [(0.45, 79.9, []), (0.449, 70.0, ["share"]), (0.5, 80.0, ["memory"]), (0.1, 90.0, ["share", "memory"])],
+)
+def test_at_full_size_share_and_memory_are_bars(prefill: Any, share: float, peak: float, words: list[str]):
+    rows = [{"case": "prefill_first_token", "value": 15.0, "peak_gib": peak}, {"case": "prefill_share_of_matmul", "value": share}]
+    result = {"rows": rows, "squares": {"tokens_by_tokens": []}}
+    missed = prefill.missed_bars(result, full_size=True)
+    assert len(missed) == len(words)
+    assert all(word in line for word, line in zip(words, missed, strict=True))
+    assert prefill.missed_bars(result, full_size=False) == []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from eagle_model import Eagle2_5_VLProcessor
+from eagle_model import Eagle2_5_VLConfig, Eagle2_5_VLProcessor, add_special_tokens, token_id
 from PIL import Image
 from transformers import Qwen2Tokenizer
 
@@ -180,6 +180,10 @@ def test_the_training_dialect_is_an_option(processor: Any, tokenizer: Any):
     )
     two = prompt_of(training, run(training, ask(image(), image(), "What?")))
     assert f"<image 1>{block(4)}\n<image 2>{block(4)}\nWhat?" in two
+    frames = np.zeros((24, 32, 32, 3), np.uint8)
+    video = prompt_of(training, training(text="<video-1>", videos=[frames], videos_kwargs={"fps": [2.4]}, return_tensors="pt"))
+    blocks = "".join(f"Frame {i}: {block(4)}" for i in range(1, 25))
+    assert video == f"The first video of 10.00 seconds at 2.40 fps: {blocks}\n"  # upstream appendix A.1
     with pytest.raises(ValueError, match="unknown prompt dialect"):
         Eagle2_5_VLProcessor(processor.image_processor, tokenizer, dialect="other")
 
@@ -293,6 +297,28 @@ def test_ids_are_found_by_name_and_a_missing_token_is_an_error(processor: Any, t
     bare = Qwen2Tokenizer(vocab={"a": 0, "<|endoftext|>": 1}, merges=[])
     with pytest.raises(ValueError, match="no token '<IMG_CONTEXT>'"):
         Eagle2_5_VLProcessor(processor.image_processor, bare)
+
+
+def test_on_the_vocabulary_of_qwen_the_added_tokens_get_the_released_ids():
+    """Upstream section 1.2: 151665 ids before, counted here only by their number, then Eagle's tokens in this order."""
+    qwen = Qwen2Tokenizer(vocab={f"t{i}": i for i in range(151664)} | {"<|endoftext|>": 151664}, merges=[])
+    assert len(qwen) == 151665
+    add_special_tokens(qwen)
+    names = (
+        "<img>",
+        "</img>",
+        "<IMG_CONTEXT>",
+        "<quad>",
+        "</quad>",
+        "<ref>",
+        "</ref>",
+        "<box>",
+        "</box>",
+        "<interval>",
+        "</interval>",
+    )
+    assert {name: token_id(qwen, name) for name in names} == {name: 151665 + i for i, name in enumerate(names)}
+    assert token_id(qwen) == 151667 == Eagle2_5_VLConfig().image_token_index
 
 
 def test_a_processor_for_a_config_checks_the_token_id(make_config: Any, tokenizer: Any):

@@ -1,4 +1,4 @@
-"""The README's examples run as they are printed."""
+"""The README's examples run as they are printed, and its list of the contract names every test file."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ def test_every_example_runs(number: int, make_model: Any, processor: Any, tmp_pa
     if "output" in names:
         assert torch.isfinite(names["output"].loss)
         assert names["model"].mlp1[1].weight.grad.any()
+
+
+@pytest.mark.skipif(not EXAMPLES, reason="the README is not beside the tests")
+def test_the_contract_lists_every_test_file_and_no_other():
+    contract = README.read_text(encoding="utf-8").split("## Tests: the contract")[1]
+    table = "\n".join(line for line in contract.splitlines() if line.startswith("|"))
+    here = {path.name for path in Path(__file__).parent.glob("test_*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)`", table)) == here
+    behaviours = [
+        name for name in here for name in re.findall(r"^def (test_\w+)", (Path(__file__).parent / name).read_text(), re.M)
+    ]
+    assert len(set(behaviours)) >= 80
