@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet  # noqa: F401  # with the imports, which are not in the seconds
 from ads_corpus import WORDS, load_tokenizer
 from data_bench.record import Record, head_of
-from eagle_data import __version__
+from eagle_data import __version__, group_engines
 from eagle_data.ads import VisualRules
 from eagle_data.prepare import prepare
 from eagle_data.recipe import DatasetEntry
@@ -108,6 +109,25 @@ def resident(pid: int) -> int:
     return size + sum(resident(child) for child in below)
 
 
+def watch_start(begun: float) -> list[float]:
+    """Gets the seconds from `begun` until a worker of a pool has the first record of its group before it."""
+    found: list[float] = []
+
+    class Watched(group_engines._Worker):
+        def __init__(self, tokenizer: str) -> None:
+            super().__init__(tokenizer)
+            group_engines._set_mark(self._mark, -1)
+            threading.Thread(target=self.wait, daemon=True).start()
+
+        def wait(self) -> None:
+            while not found and int.from_bytes(self._mark[:8], "little", signed=True) < 0:
+                time.sleep(0.001)
+            found.append(time.perf_counter() - begun)
+
+    group_engines._Worker = Watched
+    return found
+
+
 def run_one(job: dict[str, Any]) -> dict[str, Any]:
     """Prepare once, in this process, and say what it took."""
     tokenizer = load_tokenizer(Path(job["tokenizer"]) if job["tokenizer"] else None, PromptTokenizer)
@@ -116,6 +136,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     first: list[float] = []
     memory.start()
     begun = time.perf_counter()
+    worked = watch_start(begun)
     report = prepare(
         {"d": entry},
         job["out"],
@@ -131,6 +152,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     memory.join()
     return {
         "seconds": seconds,
+        "start_s": worked[0] if worked else None,
         "first_group_seconds": first[0] if first else None,
         "peak_gib": memory.peak / 2**30,
         "read": report.read,
@@ -146,6 +168,17 @@ def in_fresh_process(job: dict[str, Any]) -> dict[str, Any]:
 
 def groups(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (out / "d" / "row-groups").rglob("*") if path.is_file()}
+
+
+def shards(out: Path) -> set[tuple[str, int]]:
+    """Every shard of every context length, with the time at which it was written."""
+    return {(f"{path.parent.name}/{path.name}", path.stat().st_mtime_ns) for path in (out / "d").glob("context-*/rows-*.parquet")}
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """What a preparation leaves, apart from the results of its groups."""
+    paths = [path for path in (out / "d").rglob("*") if path.is_file() and "row-groups" not in path.parts]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
 
 
 def main() -> int:
@@ -185,7 +218,7 @@ def main() -> int:
                 "value": found["read"] / found["seconds"],
                 "unit": "lines/s",
                 "runs": 1,
-                **{name: found[name] for name in ("seconds", "first_group_seconds", "peak_gib", "prepared")},
+                **{name: found[name] for name in ("seconds", "start_s", "first_group_seconds", "peak_gib", "prepared")},
                 **more,
             }
             record.add(row)
@@ -199,21 +232,23 @@ def main() -> int:
             measure("cold", few, out / f"few-{workers}", "local", workers)
         if options.ray:
             measure("cold", few, out / "few-ray", "ray", 2)
-            for name in ("context-8192.parquet", "context-32768.parquet", "media-index.parquet"):
-                same = (out / "few-ray" / "d" / name).read_bytes() == (out / "few-2" / "d" / name).read_bytes()
-                if not same:
+            ours, theirs = (files(out / name) for name in ("few-2", "few-ray"))
+            for name in sorted(ours.keys() | theirs.keys()):
+                if ours.get(name) != theirs.get(name):
                     record.add_failure("cold", "ray", f"{name} differs from what local gave")
         cold = measure("cold", many, out / "many", "local", 2)["seconds"]
         shutil.rmtree(out / "few-0")
         again = measure("again", many, out / "many", "local", 2)["seconds"]
         record.rows[-1]["share_of_cold"] = again / cold
         for case, scattered in (("edited_neighbours", False), ("edited_scattered", True)):
-            before = groups(out / "many")
+            before, shards_before = groups(out / "many"), shards(out / "many")
             edit(many, 0.01, scattered=scattered)
             seconds = measure(case, many, out / "many", "local", 2)["seconds"]
             after = groups(out / "many")
             redone = sum(before.get(name) != written for name, written in after.items())
+            shards_after = shards(out / "many")
             record.rows[-1].update(share_of_cold=seconds / cold, edited_share=0.01, groups=len(after), groups_redone=redone)
+            record.rows[-1].update(shards=len(shards_after), shards_written=len(shards_after - shards_before))
         record.write()
     return 0
 

@@ -35,8 +35,10 @@ mixes have them: 34 % text, 57 % one image, 5 % several, 4 % a video clip; they 
 The tokenizer is small, with few merges. Seconds begin when `prepare` is called and so hold the start of workers. Memory is that
 of the process and its workers together.
 
+- **at work**: seconds until a worker process has its first line before it.
 - **first group**: seconds until the first group of lines is done.
 - **groups redone**: of those that the lines make; an edit may also move the ends of the groups around it.
+- **shards written**: of the files that hold the samples of both context lengths; the others were left as they are.
 """
 
 
@@ -49,11 +51,25 @@ def page() -> str:
     """The whole page."""
     result = newest()
     rows = [
-        ["what", "engine", "workers", "lines", "lines/s", "seconds", "of cold", "first group", "peak GiB", "groups redone"],
-        ["---"] * 10,
+        [
+            "what",
+            "engine",
+            "workers",
+            "lines",
+            "lines/s",
+            "seconds",
+            "of cold",
+            "at work",
+            "first group",
+            "peak GiB",
+            "groups redone",
+            "shards written",
+        ],
+        ["---"] * 12,
     ]
     for row in result["rows"]:
         share, redone, first = (row.get(name) for name in ("share_of_cold", "groups_redone", "first_group_seconds"))
+        start, written = row.get("start_s"), row.get("shards_written")
         rows.append(
             [
                 CASES[row["case"]],
@@ -63,9 +79,11 @@ def page() -> str:
                 f"{row['value']:.0f}",
                 f"{row['seconds']:.2f}",
                 "" if share is None else f"{100 * share:.1f} %",
+                "" if start is None else f"{start:.2f} s",
                 "" if first is None else f"{first:.2f} s",
                 f"{row['peak_gib']:.2f}",
                 "" if redone is None else f"{redone} of {row['groups']}",
+                "" if written is None else f"{written} of {row['shards']}",
             ]
         )
     contexts = " and ".join(map(str, result["rows"][0]["shape"]["contexts"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -302,3 +303,52 @@ def test_impossible_rules_are_refused_by_name(field: str):
 def test_sizes_must_be_given_for_every_picture(tokenizer: PromptTokenizer):
     with pytest.raises(ValueError, match=r"a.jsonl:1: 1 images and 0 videos, but sizes of 0"):
         plan(sample(1), image_sizes=[], video_infos=[], context_length=100, rules=FLAT, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(("seconds", "wish"), [(10.0, 20), (10.3, 20), (10.49, 20), (10.5, 21), (0.1, 8)])
+def test_a_wish_counts_whole_frames_only(seconds: float, wish: int):
+    info = VideoMetadata(10_000, 10_000 / seconds, seconds, 64, 64, 0)
+    assert wished_frames(info, VisualRules(fps=2.0, min_frames=8)) == wish
+
+
+def test_an_image_gets_its_least_tiles_where_they_fit(tokenizer: PromptTokenizer):
+    least = replace(FLAT, min_tiles=4)
+    assert planned(tokenizer, 100_000, FLAT, [(448, 448)]).images[0].grid == (1, 1)
+    assert math.prod(planned(tokenizer, 100_000, least, [(448, 448)]).images[0].grid) >= 4
+    assert planned(tokenizer, 800, least, [(448, 448)]).images[0].tiles < 4
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"frames": 0},
+        {"fps": 0.0},
+        {"fps": float("nan")},
+        {"fps": float("inf")},
+        {"duration": float("nan")},
+        {"duration": float("inf")},
+        {"duration": -1.0},
+    ],
+)
+def test_a_video_of_which_no_frame_can_be_chosen_names_its_sample(broken: dict[str, float], tokenizer: PromptTokenizer):
+    infos = [metadata(5.0), replace(metadata(5.0), **broken)]
+    with pytest.raises(
+        SampleError, match=r"a\.jsonl:1: video 2 has .*, of which none can be chosen; probe it again, or leave it out"
+    ):
+        planned(tokenizer, 100_000, SMALL, infos=infos)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"min_tiles": 13}, "min_tiles=13 is above max_tiles=12"),
+        ({"tile_steps": (4, 0)}, "tile_steps has 0"),
+        ({"tile_steps": (3.5,)}, "tile_steps has 3.5"),
+        ({"fps": float("inf")}, "fps=inf"),
+        ({"fps": float("nan")}, "fps=nan"),
+        ({"fps": -1.0}, "fps=-1.0"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(values: dict[str, object], words: str):
+    with pytest.raises(EagleDataError, match=words):
+        VisualRules(**values)  # pyright: ignore[reportArgumentType]

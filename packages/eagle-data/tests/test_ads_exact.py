@@ -99,17 +99,18 @@ def cases(draw: st.DrawFn, *, documents: bool = True) -> Case:
         tuple(VideoRef(f"{k}.mp4", draw(st.sampled_from([None, 9.0, 96.5]))) for k in range(len(infos))),
         tuple(DocumentRef(f"{k}.pdf", tuple(range(1, len(own) + 1))) for k, own in enumerate(pages)),
     )
+    max_tiles = draw(st.sampled_from([1, 3, 12]))
     rules = VisualRules(
         tile_size=32,
         tokens_per_tile=draw(st.sampled_from([1, 4])),
         min_frames=draw(st.integers(1, 4)),
-        max_tiles=draw(st.sampled_from([1, 3, 12])),
-        min_tiles=draw(st.sampled_from([1, 2])),
+        max_tiles=max_tiles,
+        min_tiles=min(draw(st.sampled_from([1, 2])), max_tiles),
         use_thumbnail=draw(st.booleans()),
         tile_pages=draw(st.booleans()),
         dialect=draw(st.sampled_from([RELEASED, TRAINING])),
     )
-    return Case(sample, sizes, infos, pages, replace(rules, min_tiles=min(rules.min_tiles, rules.max_tiles)))
+    return Case(sample, sizes, infos, pages, rules)
 
 
 def equals_brute_force(case: Case, tokenizer: PromptTokenizer, data: st.DataObject) -> None:

@@ -13,7 +13,7 @@ from eagle_data.annotations import parse_record
 from eagle_data.encode import ImageUnit
 from eagle_data.errors import SampleError
 from eagle_data.prepare import DatasetReport, prepare
-from eagle_data.prepared import PreparedDataset, prepared_file
+from eagle_data.prepared import PreparedDataset, index_file
 from eagle_data.recipe import DatasetEntry
 from eagle_data.samples import DocumentRef
 from eagle_data.tokens import PromptTokenizer
@@ -45,7 +45,7 @@ def test_records_say_what_was_given_up_and_the_report_adds_it_up(tmp_path: Path,
     both = [{"type": "image", "image_list": ["a.png"]}, {"type": "video", "video_list": ["v.mp4"]}]
     report = prepared(tmp_path, [{"video": "v.mp4", **talk()}, {"data": both, **talk()}, talk()], tokenizer)
     for length in LENGTHS:
-        shown, table = report.shown[str(length)], pq.read_table(prepared_file(tmp_path / "out" / "d", length))
+        shown, table = report.shown[str(length)], pq.read_table(index_file(tmp_path / "out" / "d", length))
         records = [row.split(",") if row else [] for row in table["degraded"].to_pylist()]
         assert sum(bool(record) for record in records) == report.degraded[str(length)]
         for name, count in (("frames", "fewer_frames"), ("tiles", "fewer_tiles")):

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from eagle_data.annotation_files import LEAST, MOST, Chunk, chunks, records
+from eagle_data.annotation_files import LEAST, MOST, Chunk, chunks, count_records, records
 from eagle_data.annotations import Reject, read_annotations
+from eagle_data.cell_columns import CellColumns, column_that_counts
 from eagle_data.errors import SampleError
 from eagle_data.images import image_size
 from eagle_data.samples import ImageRef, Sample
@@ -63,6 +64,7 @@ def test_every_form_of_file_gives_the_same_records(tmp_path: Path):
     ]
     for form in forms:
         assert [record for _, record in numbered(form)] == TALKS, form
+        assert count_records(form) == (None if form.name == "array.json" else len(TALKS)), form
         assert all(isinstance(sample, Sample) for sample in read_annotations(form, dataset="d"))
 
 
@@ -73,6 +75,18 @@ def test_numbers_are_those_of_lines_items_and_rows(tmp_path: Path):
     assert [number for number, _ in numbered(tmp_path / "a.jsonl")] == list(range(1, 301))
     assert [number for number, _ in numbered(tmp_path / "a.json")] == list(range(1, 301))
     assert [number for number, _ in numbered(tmp_path / "a.parquet")] == list(range(300))
+
+
+def test_what_cannot_be_counted_is_named_with_its_mend(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="holds no dataset"):
+        count_records(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        count_records(tmp_path / "gone.jsonl")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(ValueError, match=r"torn\.parquet cannot be read .*; copy or save it again"):
+        count_records(tmp_path / "torn.parquet")
+    (tmp_path / "blank.jsonl").write_bytes(b"\xef\xbb\xbf{}\n\n  \n{}")
+    assert count_records(tmp_path / "blank.jsonl") == len(numbered(tmp_path / "blank.jsonl")) == 2
 
 
 @settings(deadline=None, max_examples=60)
@@ -119,20 +133,56 @@ def test_json_columns_are_read_and_keys_of_other_rows_are_none(tmp_path: Path):
     ]
 
 
-def test_pictures_inside_parquet_are_named_by_cell_and_those_that_cannot_be_named_are_refused(tmp_path: Path):
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
-    cell = {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}
-    rows = [{"image": cell, **talk(f"<image>Row {n}?")} for n in range(MOST + 2)]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "cells.parquet")
-    samples = list(read_annotations(tmp_path / "cells.parquet", dataset="d", root="elsewhere"))
-    last = samples[-1]
-    assert isinstance(last, Sample)
-    assert image_size(last.images[0].source) == (40, 30)
-    assert last.images[0].path.endswith(f"cells.parquet::image::{MOST + 1}")
-    folder = on_disk(tmp_path / "disk", rows)
-    refused = list(read_annotations(folder, dataset="d"))
-    assert len(refused) == len(rows)
-    assert all(isinstance(line, Reject) and "save the dataset as parquet" in line.reason for line in refused)
+PICTURES = {
+    "struct": lambda data: {"bytes": data, "path": None},
+    "bytes": lambda data: data,
+}
+
+
+@pytest.mark.parametrize("form", PICTURES)
+@pytest.mark.parametrize("kept_as", ["parquet", "disk"])
+def test_pictures_inside_rows_are_named_by_cell_and_rows_without_one_stay_text(tmp_path: Path, form: str, kept_as: str):
+    cells = [picture(tmp_path, 40 + n, PICTURES[form]) if n % 3 else None for n in range(MOST + 3)]
+    rows = [{"image": cell, **talk(f"{'<image>' if cell else ''}Row {n}?")} for n, cell in enumerate(cells)]
+    samples = read_as(kept_as, tmp_path, rows)
+    for n, (cell, sample) in enumerate(zip(cells, samples, strict=True)):
+        assert isinstance(sample, Sample), sample
+        assert [image_size(image.source) for image in sample.images] == ([(40 + n, 30)] if cell else [])
+
+
+@pytest.mark.parametrize("form", PICTURES)
+@pytest.mark.parametrize("kept_as", ["parquet", "disk"])
+def test_lists_of_pictures_inside_rows_are_named_one_by_one(tmp_path: Path, form: str, kept_as: str):
+    many = [None, [], *([picture(tmp_path, 10 * n + k, PICTURES[form]) for k in range(n)] for n in range(1, 5))]
+    rows = [{"images": cell, **talk("<image>" * len(cell or ()) + f"Row {n}?")} for n, cell in enumerate(many)]
+    samples = read_as(kept_as, tmp_path, rows)
+    for n, (cell, sample) in enumerate(zip(many, samples, strict=True)):
+        assert isinstance(sample, Sample), sample
+        assert [image_size(image.source) for image in sample.images] == [(10 * (n - 1) + k, 30) for k in range(len(cell or ()))]
+
+
+def test_a_column_of_pictures_that_is_never_empty_is_not_read_for_its_counts(tmp_path: Path):
+    table = pa.Table.from_pylist([{"image": picture(tmp_path, 40), **talk("<image>?")} for _ in range(3)])
+    pq.write_table(table, tmp_path / "said.parquet")
+    pq.write_table(table, tmp_path / "unsaid.parquet", write_statistics=False)
+    read = [column_that_counts(pq.read_metadata(tmp_path / f"{name}.parquet"), "image") for name in ("said", "unsaid")]
+    assert read == [None, "image"]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array([{"bytes": b"x", "path": None}, None], kind)}), tmp_path / "s.parquet")
+    assert column_that_counts(pq.read_metadata(tmp_path / "s.parquet"), "image") == "image.path"
+
+
+def picture(folder: Path, width: int, form=lambda data: data):
+    """A PNG of a width and 30 px, as a cell holds it."""
+    Image.new("RGB", (width or 1, 30)).save(folder / "a.png")
+    return form((folder / "a.png").read_bytes())
+
+
+def read_as(kept_as: str, folder: Path, rows: list[dict[str, Any]]) -> list[Sample | Reject]:
+    if kept_as == "disk":
+        return list(read_annotations(on_disk(folder / "disk", rows), dataset="d", root="elsewhere"))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "cells.parquet", row_group_size=70)
+    return list(read_annotations(folder / "cells.parquet", dataset="d", root="elsewhere"))
 
 
 @pytest.mark.parametrize("broken", ['[{"a": 1}, {"b": ', '[{"a": 1}, nonsense, {"b": 2}]', '[{"a": 1}', '[{"a": 1} {"b'])
@@ -153,6 +203,25 @@ def test_an_array_larger_than_what_is_read_at_once_is_whole(tmp_path: Path, monk
     assert numbered(tmp_path / "a.json") == []
 
 
+def test_columns_of_bytes_that_nothing_reads_are_refused_and_not_left_out(tmp_path: Path):
+    sound = [{**talk(), "audio": {"bytes": b"RIFF", "path": "a.wav"}, "vector": b"12"}]
+    pq.write_table(pa.Table.from_pylist(sound), tmp_path / "a.parquet")
+    [cell] = read_annotations(tmp_path / "a.parquet", dataset="d")
+    assert isinstance(cell, Reject)
+    assert (cell.kind, '"audio" names media but is not read' in cell.reason) == ("unread media", True)
+    [mapped] = read_annotations(on_disk(tmp_path / "disk", sound, parts=1), dataset="d")
+    assert isinstance(mapped, Reject)
+    assert mapped.kind == "unread media"
+    deep = [{**talk(), "images": [[b"1"], [b"2", b"3"]]}]
+    pq.write_table(pa.Table.from_pylist(deep), tmp_path / "deep.parquet")
+    [lost] = read_annotations(tmp_path / "deep.parquet", dataset="d")
+    assert isinstance(lost, Reject)
+    assert "column 'images' have no name" in lost.reason
+    pq.write_table(pa.Table.from_pylist([{**talk(), "vector": b"12", "vectors": [b"1"]}]), tmp_path / "b.parquet")
+    [sample] = read_annotations(tmp_path / "b.parquet", dataset="d")
+    assert isinstance(sample, Sample)
+
+
 def test_a_folder_without_a_dataset_or_with_several_splits_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="holds no dataset"):
         list(chunks(tmp_path))
@@ -164,5 +233,5 @@ def test_a_folder_without_a_dataset_or_with_several_splits_is_named(tmp_path: Pa
 def test_equal_lines_are_equal_content_wherever_they_stand():
     one, other = Chunk("a.jsonl", 1, "lines", b"x\n"), Chunk("b.jsonl", 900, "lines", b"x\n")
     assert one.content == other.content
-    cells = [Chunk("a.parquet", first, "rows", b"x", cells=("image",)) for first in (0, 128)]
+    cells = [Chunk("a.parquet", first, "rows", b"x", cells=CellColumns(("image",))) for first in (0, 128)]
     assert cells[0].content != cells[1].content

@@ -148,7 +148,26 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["conversations", "image", "video", "data", "from", "value", "type", "path"]), inner, max_size=4
+            st.sampled_from(
+                [
+                    *("conversations", "image", "video", "data", "from", "value", "type", "path", "documents", "start", "pages"),
+                    *(
+                        "messages",
+                        "role",
+                        "content",
+                        "weight",
+                        "query",
+                        "response",
+                        "history",
+                        "texts",
+                        "user",
+                        "assistant",
+                        "audio",
+                    ),
+                ]
+            ),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=12,

@@ -64,6 +64,23 @@ def test_prepare_writes_every_context_length_and_prints_the_counts(recipe: Path,
     assert len(PreparedDataset(out / "cats", 512)) == 9
 
 
+def test_the_recipe_can_say_the_checkpoint_and_the_lengths_and_options_win(recipe: Path, checkpoint: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    without = run("prepare", recipe, "--out", out, "--workers", 0)
+    assert (without.exit_code, without.stderr.count("\n"), without.stdout) == (2, 1, "")
+    assert f"{recipe} names no checkpoint folder; write model: FOLDER into it, or pass --model FOLDER" in without.stderr
+    default = run("prepare", recipe, "--out", out, "--model", checkpoint, "--workers", 0)
+    assert default.exit_code == 0, default.output
+    assert "context 32768:" in default.stdout
+    recipe.write_text(json.dumps({**json.loads(recipe.read_text()), "model": "model", "context_lengths": [128, 512]}))
+    said = run("prepare", recipe, "--out", out, "--workers", 0)
+    assert said.exit_code == 0, said.output
+    assert re.findall(r"context (\d+):", said.stdout) == ["128", "512"]
+    assert re.findall(r"context (\d+):", run("prepare", recipe, "--out", out, "--context-length", 256).stdout) == ["256"]
+    other = run("prepare", recipe, "--out", out, "--model", tmp_path / "none")
+    assert (other.exit_code, "config.json does not exist" in other.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -126,3 +126,15 @@ def test_labels_are_shifted_within_each_document_and_weights_stand_where_labels_
             assert batch.loss_weight[0, start:end].sum() == pytest.approx(supervised**0.5, rel=1e-5)
     assert np.array_equal(batch.loss_weight[0] > 0, batch.shift_labels[0] != IGNORE)
     assert np.array_equal(batch.loss_rows, np.flatnonzero(batch.loss_weight[0]))
+
+
+def test_a_weighting_that_is_not_there_is_named_with_the_choices():
+    with pytest.raises(ValueError, match="there is no weighting 'sqrt'; use token, sqrt_sample, sqrt_turn"):
+        collate([loaded([1, 2], 1)], tile_size=4, weighting="sqrt")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_sample_with_fewer_labels_than_tokens_is_named():
+    good = loaded([1, 2, 3], 1)
+    short = LoadedSample(good.input_ids, good.labels[:1], good.pixels, "b:7")
+    with pytest.raises(ValueError, match="b:7: 1 labels for 3 tokens; give one label a token"):
+        collate([good, short], tile_size=4)

@@ -56,6 +56,16 @@ def test_labels_are_the_ids_of_the_answers_and_ignored_elsewhere(tokenizer: Prom
     assert text == "ok <image-1><|im_end|>yes<|im_end|>"
 
 
+def test_an_answer_that_is_not_learned_keeps_its_ids_and_has_no_labels(tokenizer: PromptTokenizer, raw_tokenizer):
+    first, read, *rest = SAMPLE.messages
+    sample = replace(SAMPLE, messages=(first, replace(read, learned=False), *rest))
+    plain, encoded = (encode(each, PLAN, rules=RULES, tokenizer=tokenizer) for each in (SAMPLE, sample))
+    assert np.array_equal(encoded.input_ids, plain.input_ids)
+    assert encoded.units == plain.units
+    learned = encoded.labels[encoded.labels != IGNORE]
+    assert raw_tokenizer.decode([int(i) for i in learned], skip_special_tokens=False) == "yes<|im_end|>"
+
+
 def test_fewer_context_tokens_than_pictures_is_an_error_with_both_counts(tokenizer: PromptTokenizer):
     class OneTokenDialect(Dialect):
         def image(self, k: int, tokens: int, count: int) -> str:

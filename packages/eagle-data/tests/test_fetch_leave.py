@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +25,7 @@ from typer.testing import CliRunner, Result
 from .corpus_files import talk
 from .media_files import numbered_picture, write_video
 from .test_prepare import LONG, RULES
-from .web_server import Ranges, Whole, served
+from .web_server import Whole, served
 
 
 @pytest.fixture
@@ -38,17 +37,6 @@ def folder(tmp_path: Path) -> Path:
     frames = [Image.fromarray(numbered_picture(number)) for number in range(6)]
     frames[0].save(place / "moves.gif", save_all=True, append_images=frames[1:], duration=200)
     return place
-
-
-@pytest.fixture
-def asked() -> list[str]:
-    """The paths that the server was asked for."""
-    return []
-
-
-@pytest.fixture
-def ranges(folder: Path, asked: list[str]) -> Iterator[str]:
-    yield from served(partial(Ranges, folder, asked))
 
 
 @pytest.fixture

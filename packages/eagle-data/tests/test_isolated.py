@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from eagle_data import MediaError, MissingMediaError, open_video, read_frames, read_frames_isolated
+from eagle_data.fetch import Fetch
 from PIL import Image
 
 from .media_files import write_video
@@ -21,11 +24,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("isolated") / "clip é.mp4", 40)
 
 
-def hanging(folder: Path) -> Path:
-    """A pipe with a name to which nobody writes: opening it waits for ever."""
-    path = folder / "never.mp4"
-    os.mkfifo(path)
-    return path
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """An address that takes connections and never answers: opening it waits as long as `PATIENT` allows."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/never.mp4"
+
+
+PATIENT = Fetch(seconds=300)
 
 
 def children() -> list[int]:
@@ -104,20 +110,20 @@ def _error_of(path: Path) -> MediaError:
     return caught.value
 
 
-def test_a_child_that_hangs_is_killed_at_the_timeout(tmp_path: Path) -> None:
+def test_a_child_that_hangs_is_killed_at_the_timeout(hanging: str) -> None:
     started = time.monotonic()
     with pytest.raises(MediaError, match=r"never\.mp4: took longer than 2 s\. Raise timeout"):
-        read_frames_isolated(hanging(tmp_path), [0], timeout=2)
+        read_frames_isolated(hanging, [0], timeout=2, fetch=PATIENT)
     assert 2 <= time.monotonic() - started < 10
     assert children() == []
 
 
-def test_a_child_that_is_killed_is_an_error_that_names_the_file_and_the_signal(tmp_path: Path) -> None:
-    path, errors = hanging(tmp_path), []
+def test_a_child_that_is_killed_is_an_error_that_names_the_file_and_the_signal(hanging: str) -> None:
+    errors = []
 
     def read() -> None:
         try:
-            read_frames_isolated(path, [0], timeout=60)
+            read_frames_isolated(hanging, [0], timeout=60, fetch=PATIENT)
         except MediaError as error:
             errors.append(error)
 
@@ -130,7 +136,7 @@ def test_a_child_that_is_killed_is_an_error_that_names_the_file_and_the_signal(t
     os.kill(child, signal.SIGKILL)
     reading.join(30)
     [error] = errors
-    assert error.source == str(path)
+    assert error.source == hanging
     assert "SIGKILL" in error.reason
     assert children() == []
 

@@ -76,7 +76,8 @@ def check_every_sample_once(done: list[list[tuple[int, str]]]) -> int:
         names = {f"a:{row}": 1 for row in range(90)} | {f"b:{row}": 2 for row in range(40)}
         assert {name: found[name] for name in names} == names
         drawn = [name for name in found if name.startswith("c:")]
-        assert (len(drawn), sum(found.values())) == (30, 90 + 80 + 30)
+        assert len(drawn) in (30, 31)  # half of 61, rounded for each epoch
+        assert sum(found.values()) == 90 + 80 + len(drawn)
     assert all(count <= 2 for count in last.values())
     return len(complete)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
+import threading
+import time
 from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
@@ -14,10 +18,13 @@ from eagle_data.collate import collate
 from eagle_data.encode import IGNORE, Encoded, ImageUnit
 from eagle_data.errors import MediaError
 from eagle_data.loader import Pack, Source, StatefulLoader
-from eagle_data.prepared import PreparedDataset, PreparedWriter
+from eagle_data.prepared import PreparedDataset
+from eagle_data.prepared_writer import PreparedWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from .made_up_rows import made_up
 
 ROWS = 23
 CONTEXT = 32
@@ -117,9 +124,15 @@ def test_a_state_is_good_for_another_world_size(folder: Path):
 
 def test_a_state_that_cannot_be_continued_is_refused(folder: Path):
     with pytest.raises(ValueError, match="seed 9, this loader from 5"):
-        loader(folder).load_state_dict({"consumed": 0, "seed": 9})
-    with pytest.raises(ValueError, match="other rows, repeats or packing"):
+        loader(folder).load_state_dict(loader(folder, seed=9).state_dict())
+    with pytest.raises(ValueError, match="other data, repeats or packing"):
         loader(folder).load_state_dict(loader(folder, "text").state_dict())
+    with pytest.raises(ValueError, match=r"the state of the loader lacks seed, data, consumed, .*give what state_dict returned"):
+        loader(folder).load_state_dict({})
+    state = loader(folder).state_dict()
+    del state["place"]
+    with pytest.raises(ValueError, match="the state of the loader lacks place;"):
+        loader(folder).load_state_dict(state)
     with pytest.raises(ValueError, match="global_batch 4 cannot be shared by 3 ranks; use a multiple of 3"):
         loader(folder, world=3, global_batch=4)
 
@@ -137,7 +150,7 @@ def test_a_fractional_repeat_draws_the_part_anew_each_epoch(folder: Path):
     for number in (0, 1):
         counts = Counter(row for members in source.epoch_packs(number) for _, row in members)
         assert set(counts) == set(range(ROWS))
-        assert sum(counts.values()) == ROWS + round(ROWS / 2)
+        assert sum(counts.values()) - ROWS in (ROWS // 2, ROWS // 2 + 1)
         parts.append({row for row, count in counts.items() if count == 2})
     assert parts[0] != parts[1]
 
@@ -155,7 +168,7 @@ def test_augmentation_differs_between_epochs_and_repeats_within_one(folder: Path
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_cannot_be_read_costs_its_sample_and_is_reported(workers: int, tmp_path: Path):
+def test_a_picture_that_cannot_be_read_may_cost_its_sample_and_is_reported(workers: int, tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "good.jpg")
     whole = (tmp_path / "good.jpg").read_bytes()
@@ -166,8 +179,9 @@ def test_a_picture_that_cannot_be_read_costs_its_sample_and_is_reported(workers:
             ids = np.full(4, number, dtype=np.int32)
             unit = ImageUnit(str(tmp_path / f"{name}.jpg"), None, (1, 1), 1)
             writer.add(CONTEXT, f"d:{number}", Encoded(ids, ids, (unit,)), ())
-    [pack] = take(loader(tmp_path, "d", workers=workers), 1)
+    [pack] = take(loader(tmp_path, "d", workers=workers, bad_media="leave_out"), 1)
     assert sorted(sample.where for sample in pack.samples) == ["d:0", "d:3"]
+    assert pack.stand_ins == pack.blanks == ()
     reasons = dict(pack.failures)
     assert set(reasons) == {"d:1", "d:2"}
     assert "cut.jpg: is truncated or corrupt" in reasons["d:1"]
@@ -271,13 +285,15 @@ def test_a_blank_keeps_the_tokens_of_a_bad_sample_and_learns_nothing_of_it(with_
     assert bad.pixels.shape == (1, 3, 8, 8)
     assert not bad.pixels.any()
     assert [where for where, _ in pack.failures] == ["d:1"]
-    assert (source.report.packs, source.report.samples, source.report.failed, source.report.replaced) == (1, 6, 1, 0)
+    assert pack.blanks == ("d:1",)
+    report = source.report
+    assert (report.packs, report.samples, report.failed, report.replaced, report.blanked) == (1, 6, 1, 0, 1)
 
 
 def test_a_stand_in_is_another_sample_of_the_source_and_the_same_on_every_start(with_bad_pictures: Path):
     found = set()
     for workers in (0, 1, 2):
-        source = loader(with_bad_pictures, "d", bad_media="substitute", workers=workers)
+        source = loader(with_bad_pictures, "d", workers=workers)
         [pack] = take(source, 1)
         [(bad, other)] = pack.stand_ins
         assert bad == "d:1" != other
@@ -301,14 +317,200 @@ def test_where_no_picture_can_be_read_each_file_is_tried_a_bounded_number_of_tim
     monkeypatch.setattr("eagle_data.pack_loading.load_units", broken)
     source = loader(with_bad_pictures, "d", bad_media="substitute")
     [pack] = take(source, 1)
-    assert pack.samples == ()
+    assert sorted(pack.blanks) == sorted(sample.where for sample in pack.samples) == [f"d:{number}" for number in range(6)]
     assert len(pack.failures) == 6
     assert sum(tried.values()) <= 6 * 4
 
 
-def test_an_abandoned_iterator_stops_its_threads(folder: Path):
-    import threading
+def test_a_pack_whose_only_sample_cannot_be_read_is_not_empty(tmp_path: Path):
+    """By default it is blanked where the source has nothing that fits in its room, so that ranks stay in step."""
+    (tmp_path / "d").mkdir()
+    with PreparedWriter(tmp_path / "d", [CONTEXT]) as writer:
+        for number in range(3):
+            ids = np.full(CONTEXT - (number == 1), number, dtype=np.int32)
+            units = (ImageUnit(str(tmp_path / "gone.png"), None, (1, 1), 1),) if number == 1 else ()
+            writer.add(CONTEXT, f"d:{number}", Encoded(ids, ids, units), ())
+    source = loader(tmp_path, "d")
+    packs = take(source, 3)
+    assert sorted(names(packs)) == [["d:0"], ["d:1"], ["d:2"]]
+    [blank] = [pack for pack in packs if pack.blanks]
+    assert collate(blank.samples, tile_size=8).loss_rows.tolist() == []
+    assert (source.report.failed, source.report.replaced, source.report.blanked) == (1, 0, 1)
 
+
+def test_a_stand_in_fits_in_the_room_and_is_drawn_anew_each_epoch(tmp_path: Path):
+    """Row 0 is bad; the odd rows are longer, and of the others the last has more tiles."""
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "d").mkdir()
+    with PreparedWriter(tmp_path / "d", [CONTEXT]) as writer:
+        for number in range(13):
+            ids = np.full(20 + number % 2, number, dtype=np.int32)
+            tiles = 2 if number == 12 else 1
+            unit = ImageUnit(str(tmp_path / f"{'good' if number else 'gone'}.png"), None, (tiles, 1), tiles)
+            writer.add(CONTEXT, f"d:{number}", Encoded(ids, ids, (unit,)), ())
+    source = loader(tmp_path, "d")
+    packs = take(source, 13 * 40)
+    chosen = [other for pack in packs for _, other in pack.stand_ins]
+    assert set(chosen) == {f"d:{number}" for number in (2, 4, 6, 8, 10)}
+    assert len(chosen) == 40
+    assert all(sum(len(sample.input_ids) for sample in pack.samples) <= CONTEXT for pack in packs)
+
+
+def test_a_way_with_bad_media_that_is_not_there_is_named(folder: Path):
+    with pytest.raises(ValueError, match="there is no bad_media 'substitue'; use substitute, blank, leave_out"):
+        loader(folder, bad_media="substitue")
+
+
+def test_counts_of_bad_media_survive_a_resume_and_stay_small(with_bad_pictures: Path):
+    first = loader(with_bad_pictures, "d", context_length=4 * 8)
+    take(first, 30)
+    state = json.loads(json.dumps(first.state_dict()))
+    second = loader(with_bad_pictures, "d", context_length=4 * 8)
+    second.load_state_dict(state)
+    assert second.report == first.report
+    assert (first.report.packs, first.report.failed, len(first.report.first)) == (30, 30, 20)
+    take(second, 1)
+    assert (second.report.packs, second.report.failed) == (31, 31)
+    long = Pack((), tuple(("folder/" * 100 + str(n), "\u4e0d" * 1000) for n in range(50)), 0)
+    second.report.add(long)
+    second.report.first.clear()
+    second.report.add(long)
+    assert len(json.dumps(second.state_dict())) < 100_000
+    assert second.report.first[0][0].endswith("/0")
+
+
+def test_ranks_have_the_same_state_and_each_may_keep_its_own_counts(folder: Path):
+    ranks = [loader(folder, rank=rank, world=2) for rank in range(2)]
+    for rank in ranks:
+        take(rank, 3)
+    assert ranks[0].state_dict() == ranks[1].state_dict()
+    again = loader(folder, rank=1, world=2)
+    again.load_state_dict(ranks[1].state_dict(counts=True))
+    assert again.report == ranks[1].report
+    assert again.report.packs == 3
+
+
+def test_a_state_of_other_data_of_the_same_lengths_is_refused():
+    def made(name: str, digest: str | None = None) -> StatefulLoader:
+        rows: Any = made_up(50, 60, name=name)
+        if digest is not None:
+            rows.digest = digest
+        return StatefulLoader([Source(rows)], context_length=64, tile_size=8, seed=0, workers=0)
+
+    for first, second in ((made("a"), made("b")), (made("a", "1"), made("a", "2"))):
+        take(first, 5)
+        with pytest.raises(ValueError, match="taken with other data"):
+            second.load_state_dict(first.state_dict())
+        second.load_state_dict(first.state_dict(), strict=False)
+        assert take(second, 1)[0].position == 5
+
+
+def test_a_prepared_dataset_is_told_by_the_key_of_its_preparation(folder: Path, tmp_path: Path):
+    shutil.copytree(folder / "text", tmp_path / "text")
+    states = []
+    for key in ("1", "2", "1"):
+        (tmp_path / "text" / "done.json").write_text(json.dumps({"key": key}))
+        states.append(loader(tmp_path, "text").state_dict()["data"])
+    if getattr(PreparedDataset(tmp_path / "text", CONTEXT), "digest", None) is None:
+        assert states[0] == states[2] != states[1]
+
+
+def test_an_older_iterator_says_so_instead_of_going_on(folder: Path):
+    source = loader(folder)
+    state = source.state_dict()
+    stale = iter(source)
+    next(stale)
+    for move in (lambda: next(iter(source)), lambda: source.load_state_dict(state), lambda: source.seek(9)):
+        move()
+        with pytest.raises(RuntimeError, match=r"this iterator is not live any more.*take packs from a new iter"):
+            next(stale)
+        stale = iter(source)
+        next(stale)
+    far = iter(source)
+    list(islice(far, 200))
+    expected = source.state_dict()["consumed"]
+    again = loader(folder)
+    again.load_state_dict(source.state_dict())
+    assert next(iter(again)).position == expected == 10 + 200
+
+
+def test_without_an_exact_place_the_stream_goes_on_at_the_same_number_of_packs(folder: Path):
+    whole = names(take(loader(folder), 20))
+    other = loader(folder, seed=5, buffer=3)
+    take(other, 13)
+    source = loader(folder)
+    source.load_state_dict(other.state_dict(), strict=False)
+    assert names(take(source, 7)) == whole[13:]
+
+
+def test_counted_epochs_are_in_the_state(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    first, second = loader(folder), loader(folder)
+    packs = first.packs_in_epoch(3)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    monkeypatch.setattr(second._stream, "epoch_packs", lambda epoch: iter(()))
+    assert (second.packs_in_epoch(3), second.packs_in_epoch(4)) == (packs, 0)
+
+
+def test_a_loader_packs_in_the_mode_that_it_is_given(folder: Path):
+    assert all(len(pack.samples) == 1 for pack in take(loader(folder, mode="unpacked"), 60))
+    grouped = [len(pack.samples) for pack in take(loader(folder, mode="grouped", group=2), 20)]
+    assert set(grouped) == {1, 2} or set(grouped) == {2}
+    spans = [
+        np.ptp([len(sample.input_ids) for sample in pack.samples]) for pack in take(loader(folder, mode="grouped", group=2), 20)
+    ]
+    assert np.mean(spans) < 1.5 < np.mean([np.ptp([len(s.input_ids) for s in pack.samples]) for pack in take(loader(folder), 20)])
+
+
+def test_copies_of_a_picture_in_one_epoch_are_augmented_differently(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    (tmp_path / "d").mkdir()
+    with PreparedWriter(tmp_path / "d", [CONTEXT]) as writer:
+        ids = np.full(4, 1, dtype=np.int32)
+        writer.add(CONTEXT, "d:0", Encoded(ids, ids, (ImageUnit(str(tmp_path / "a.png"), None, (1, 1), 1),)), ())
+    source = loader(tmp_path, "d", repeat=6.0, augment=True, tile_size=32)
+    [pack] = take(source, 1)
+    assert len({sample.pixels.tobytes() for sample in pack.samples}) > 1
+    assert len(pack.samples) == 6
+
+
+class Meeting:
+    """Media loading that waits until `together` packs are being loaded at once, and counts the packs begun."""
+
+    def __init__(self, together: int):
+        self.barrier = threading.Barrier(together)
+        self.begun = 0
+        self.lock = threading.Lock()
+
+    def __call__(self, units: Any, **_: Any) -> np.ndarray:
+        with self.lock:
+            self.begun += 1
+        self.barrier.wait(timeout=10)
+        return np.zeros((0, 3, 8, 8), dtype=np.float32)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_load_packs_at_the_same_time(workers: int, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eagle_data.pack_loading.load_units", Meeting(workers))
+    source = loader(folder, workers=workers, prefetch=2 * workers, mode="unpacked")
+    assert len(take(source, 2)) == 2
+
+
+@pytest.mark.parametrize("prefetch", [1, 5])
+def test_packs_are_loaded_ahead_as_far_as_asked(prefetch: int, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    meeting = Meeting(1)
+    monkeypatch.setattr("eagle_data.pack_loading.load_units", meeting)
+    stream = iter(loader(folder, workers=1, prefetch=prefetch, mode="unpacked"))
+    next(stream)
+    deadline = time.monotonic() + 10
+    while meeting.begun < 1 + prefetch and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert meeting.begun == 1 + prefetch
+    stream.close()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_abandoned_iterator_stops_its_threads(folder: Path):
     stream = iter(loader(folder, workers=2))
     next(stream)
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]

@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import asdict, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,10 @@ def test_the_fingerprint_follows_rows_repeats_and_packing_but_not_the_batch():
     first = stream(rows).fingerprint()
     assert stream(rows, global_batch=4).fingerprint() == first
     others = [stream(longer), stream(rows, 2.0), stream(rows, buffer=7), stream(rows, seed=3), stream(rows, max_tiles=8)]
-    assert len({first, *(other.fingerprint() for other in others)}) == 6
+    for name, digest in (("a", "1"), ("a", "2"), ("b", "1")):
+        parts = [rows.lengths], [rows.tiles], [1.0], StreamPlan(64)
+        others.append(PackStream(*parts, names=[name], digests=[digest]))
+    assert len({first, *(other.fingerprint() for other in others)}) == 9
 
 
 def test_datasets_are_mixed_by_weight():
@@ -141,7 +145,68 @@ def test_at_ten_million_rows_the_state_is_small_and_going_on_is_quick():
 
 def test_a_window_with_very_many_samples_ends_early_with_a_whole_step():
     rows = MadeUpRows(np.ones(200_000, np.int32), np.zeros(200_000, np.int32))
-    window = stream(rows, context_length=2000).window(Place(group=4))
+    window = stream(rows, context_length=2000, buffer=4096).window(Place(group=4))
+    assert len(window.packs) < 16 * 4
     assert len(window.packs) % 4 == 0
     assert 65_536 <= sum(map(len, window.packs)) < 65_536 + 4 * 2000
     assert replace(window.after, wait=()).number == 1
+
+
+def test_tiles_count_in_the_cost_by_which_packs_meet():
+    rng = np.random.default_rng(0)
+    rows = MadeUpRows(np.full(640, 30, np.int32), rng.integers(0, 40, 640, dtype=np.int32))
+    made = stream(rows, global_batch=8, cost=PackCost(1.0, 0.0, 10.0))
+    window = made.window(Place(group=8))
+    tiles = np.array([sum(rows.tiles[row] for _, row, _ in made.members(0, members)) for members in window.packs])
+    steps = tiles.reshape(-1, 8)
+    assert np.mean(steps.max(1) - steps.min(1)) < 0.25 * (tiles.max() - tiles.min())
+
+
+def test_an_epoch_that_rounds_to_nothing_is_passed_over():
+    made = stream(MadeUpRows(np.array([9], np.int32), np.array([0], np.int32)), 0.6)
+    place, epochs = Place(), []
+    for _ in range(50):
+        window = made.window(place)
+        assert len(window.packs) == 1
+        epochs.append(window.place.epoch)
+        place = window.after
+    assert epochs == sorted(set(epochs))
+    assert 60 <= epochs[-1] <= 120
+
+
+def test_a_loader_goes_on_over_epochs_that_are_empty():
+    def made() -> StatefulLoader:
+        source = Source(MadeUpRows(np.array([9], np.int32), np.array([0], np.int32)), 0.6)
+        return StatefulLoader([source], context_length=64, tile_size=8, seed=0, workers=0, global_batch=3)
+
+    whole = [(pack.position, pack.epoch) for pack in islice(made(), 40)]
+    assert len({epoch for _, epoch in whole}) == 40
+    for taken in (1, 7, 20):
+        first, second = made(), made()
+        stream = iter(first)
+        list(islice(stream, taken))
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert [(pack.position, pack.epoch) for pack in islice(second, 40 - taken)] == whole[taken:]
+
+
+@pytest.mark.parametrize("repeat", [-0.5, float("nan"), float("inf")])
+def test_a_repeat_that_is_no_number_of_passes_names_its_source(repeat: float):
+    with pytest.raises(ValueError, match=r"source 'pages': repeat .* is no number of passes; give a finite one"):
+        Source(made_up(5, 60, name="pages"), repeat)
+    with pytest.raises(ValueError, match=r"source 0: repeat .* is no number of passes"):
+        stream(made_up(5, 60), repeat)
+    with pytest.raises(ValueError, match=r"holds 5e.* samples; lower repeat_time"):
+        stream(made_up(5, 60), 1e12)
+
+
+def test_the_state_stays_small_where_packs_hold_more_samples_than_may_wait():
+    rows = MadeUpRows(np.random.default_rng(0).integers(8, 40, 200_000, dtype=np.int32), np.zeros(200_000, np.int32))
+    loaders = [StatefulLoader([Source(rows)], context_length=32768, tile_size=8, seed=0, workers=0, window_steps=4) for _ in "ab"]
+    stream = iter(loaders[0])
+    packs = list(islice(stream, 70))
+    assert min(len(pack.samples) for pack in packs) > 1024
+    assert np.mean([sum(len(sample.input_ids) for sample in pack.samples) for pack in packs]) > 0.999 * 32768
+    state = json.dumps(loaders[0].state_dict())
+    assert len(state) < 20_000
+    loaders[1].load_state_dict(json.loads(state))
+    assert [s.where for s in next(iter(loaders[1])).samples] == [s.where for s in next(stream).samples]

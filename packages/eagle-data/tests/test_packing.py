@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from eagle_data.packing import pack
+from eagle_data.packing import BestFit, Budget, pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +46,58 @@ def test_packs_of_a_lognormal_mixture_are_full(count: int, fill: float):
     assert sum(lengths) / (len(packs) * limit) >= fill
 
 
+@pytest.mark.parametrize(
+    ("limit", "shortest", "longest"), [(131072, 20, 100), (131072, 50, 200), (32768, 8, 40), (32768, 50, 200)]
+)
+def test_packs_of_more_samples_than_may_wait_are_full(limit: int, shortest: int, longest: int):
+    lengths = np.random.default_rng(0).integers(shortest, longest, 30_000).tolist()
+    packs = pack(lengths, [0] * len(lengths), range(len(lengths)), max_tokens=limit)
+    full = [sum(lengths[index] for index in members) / limit for members in packs[:-1]]
+    assert np.mean(full) >= 0.999
+    assert sorted(index for members in packs for index in members) == list(range(len(lengths)))
+
+
+@given(
+    seed=st.integers(0, 1000),
+    buffer=st.integers(1, 30),
+    mode=st.sampled_from(["packed", "grouped"]),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_pack_may_hold_more_samples_than_may_wait(seed: int, buffer: int, mode):
+    lengths = np.random.default_rng(seed).integers(1, 4, 400).tolist()
+    packs = pack(lengths, [0] * 400, range(400), max_tokens=200, buffer=buffer, mode=mode, group=50)
+    least = 195 if mode == "packed" else 3 * 45
+    assert all(sum(lengths[index] for index in members) >= least or len(members) == 50 for members in packs[:-1])
+
+
+def test_a_packer_forgets_the_samples_that_left():
+    packer = BestFit(Budget(1000))
+    drawn = 0
+    packer.add([drawn], [1], [0])  # the longest that fit always go first, so that a short one stays behind the oldest
+    for _ in range(300):
+        packer.add(range(drawn + 1, drawn + 101), [10] * 100, [0] * 100)
+        drawn += 100
+        packer.take()
+    assert len(packer) < 600
+    assert len(packer._ages) < 5 * len(packer) + 200
+    assert packer.waiting() == sorted(packer.waiting())
+
+
+@given(seed=st.integers(0, 500))
+@settings(deadline=None, max_examples=25)
+def test_a_small_mix_fills_its_packs_where_tiles_do_not_bind(seed: int):
+    rng = np.random.default_rng(seed)
+    tiles = np.where(rng.random(2000) < 0.3, 0, rng.integers(1, 16, 2000))
+    lengths = tiles * 200 + rng.integers(20, 700, 2000)
+    packs = pack(lengths.tolist(), tiles.tolist(), range(2000), max_tokens=4096, max_tiles=128)
+    assert lengths.sum() / (len(packs) * 4096) >= 0.995
+
+
+def test_samples_with_too_many_tiles_are_passed_over_for_the_longest_that_has_few_enough():
+    tiles, lengths = [2, 7, 7, 7, 3, 6], [40, 60, 59, 58, 50, 5]
+    assert pack(lengths, tiles, range(6), max_tokens=100, max_tiles=8)[0] == (0, 4)
+
+
 def test_a_sample_that_no_pack_can_hold_is_an_error():
     with pytest.raises(ValueError, match="sample 1 has 11 tokens and 0 tiles, more than a pack of 10 tokens can hold"):
         pack([5, 11], [0, 0], [0, 1], max_tokens=10)
@@ -63,12 +115,14 @@ def test_at_least_one_sample_must_be_allowed_to_wait():
 def test_no_sample_waits_for_more_packs_than_samples_may_wait(samples: list[tuple[int, int]], buffer: int, mode):
     lengths, tiles = zip(*samples, strict=True)
     packs = pack(lengths, tiles, range(len(samples)), max_tokens=100, max_tiles=20, buffer=buffer, mode=mode, group=3)
-    taken = 0  # samples that left before this pack: the buffer then held the next ones
+    taken = 0  # samples that left before this pack: the buffer then held the next ones, and more came while it was filled
     entered: dict[int, int] = {}
     for number, members in enumerate(packs):
         for index in range(taken + buffer):
             entered.setdefault(index, number)
-        assert all(number - entered[index] < buffer for index in members)
+        assert all(number - entered.get(index, number) < buffer for index in members)
+        for index in range(max(members) + 1):
+            entered.setdefault(index, number + 1)
         taken += len(members)
 
 

@@ -41,6 +41,14 @@ def test_a_placeholder_in_an_answer_is_text():
     assert number("<image>Write a tag.", "<image> and <image-7>", images=1) == ["<image-1>Write a tag.", "<image> and <image-7>"]
 
 
+def test_media_that_only_an_answer_mentions_are_refused():
+    for text in ("<image> is a cat", "see <image-1>"):
+        with pytest.raises(SampleError, match="only the answer in turn 2 mentions the attached images"):
+            number("Look.", text, images=1)
+        assert number("Look.", text, videos=1) == ["<video-1>Look.", text]
+        assert number("Look.", text) == ["Look.", text]
+
+
 @pytest.mark.parametrize(
     ("texts", "images", "words"),
     [

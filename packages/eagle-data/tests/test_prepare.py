@@ -17,7 +17,7 @@ from eagle_data.encode import VideoUnit
 from eagle_data.images import image_size
 from eagle_data.loader import Source, StatefulLoader
 from eagle_data.prepare import DatasetReport, prepare
-from eagle_data.prepared import PreparedDataset, prepared_file
+from eagle_data.prepared import PreparedDataset, context_folder, index_file
 from eagle_data.recipe import DatasetEntry
 from eagle_data.tokens import PromptTokenizer
 
@@ -93,7 +93,7 @@ def test_a_corrupt_picture_is_rejected_when_verified_and_else_fails_when_it_is_l
     corpus.prepare(verify=False)
     assert corpus.lines(LONG) == [*corpus.good, corpus.corrupt]
     source = Source(PreparedDataset(corpus.out / "d", LONG))
-    loader = StatefulLoader([source], context_length=LONG, tile_size=32, seed=0, workers=0)
+    loader = StatefulLoader([source], context_length=LONG, tile_size=32, seed=0, workers=0, bad_media="leave_out")
     packs = [pack for _, pack in zip(loader.epoch_packs(0), loader, strict=False)]
     [(where, reason)] = [failure for pack in packs for failure in pack.failures]
     assert where == corpus.where(corpus.corrupt)
@@ -204,13 +204,34 @@ def test_a_change_of_anything_that_rows_depend_on_prepares_anew(corpus: Corpus):
 def test_context_lengths_that_are_no_longer_asked_for_leave_no_stale_file(corpus: Corpus):
     corpus.prepare()
     corpus.prepare(context_lengths={"d": [LONG]})
-    assert not prepared_file(corpus.out / "d", SHORT).exists()
+    assert not context_folder(corpus.out / "d", SHORT).exists()
 
 
-def test_a_prepared_file_that_was_deleted_is_made_again(corpus: Corpus):
+@pytest.mark.parametrize("damage", ["deleted", "cut short"])
+@pytest.mark.parametrize("pattern", ["index.parquet", "groups.parquet", "rows-*.parquet", "../too_long.jsonl"])
+def test_a_prepared_file_that_is_gone_or_cut_short_is_made_again(damage: str, pattern: str, corpus: Corpus):
     corpus.prepare()
-    prepared_file(corpus.out / "d", LONG).unlink()
+    [path] = context_folder(corpus.out / "d", LONG).glob(pattern)
+    before = path.read_bytes()
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(before[: len(before) // 2])
     corpus.prepare()
+    assert path.read_bytes() == before
+    dataset = PreparedDataset(corpus.out / "d", LONG)
+    assert len([dataset[row] for row in range(len(dataset))]) == len(corpus.good) + 1
+
+
+def test_a_file_of_the_older_layout_goes_and_the_dataset_is_prepared_again(corpus: Corpus):
+    corpus.prepare()
+    done = json.loads((corpus.out / "d" / "done.json").read_text())
+    (corpus.out / "d" / "done.json").write_text(json.dumps({name: done[name] for name in done if name != "files"}))
+    old = corpus.out / "d" / f"context-{LONG}.parquet"
+    old.write_bytes(b"PAR1")
+    index_file(corpus.out / "d", LONG).unlink()
+    corpus.prepare()
+    assert not old.exists()
     assert corpus.lines(LONG) == [*corpus.good, corpus.corrupt]
 
 

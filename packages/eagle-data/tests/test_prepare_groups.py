@@ -19,7 +19,7 @@ import pytest
 from eagle_data.ads import VisualRules
 from eagle_data.annotation_files import chunks
 from eagle_data.errors import EagleDataError
-from eagle_data.group_engines import LocalPool, Task, tokenizer_of_text, tokenizer_text
+from eagle_data.group_engines import LocalPool, Task
 from eagle_data.group_results import GroupStore
 from eagle_data.group_work import LATER, GroupSettings, GroupWorker, group_key
 from eagle_data.media_index import PreparedMedia
@@ -35,6 +35,7 @@ from .media_files import numbered_picture
 RULES = VisualRules(tile_size=32, tokens_per_tile=4, max_tiles=6, min_frames=4)
 SHORT, LONG = 160, 512
 LINES = 1000
+SMALL = {"_LEAST": 1, "_MOST": 4, "_ONE_OF": 2}
 
 
 @dataclass
@@ -68,6 +69,11 @@ class Corpus:
         paths = (self.folder / out / "d" / "row-groups").rglob("*")
         return {path.name: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
+    def shards(self, out: str = "out") -> dict[str, tuple[int, int]]:
+        """Which file each shard of the longer context is, and when it was written."""
+        paths = (self.folder / out / "d" / f"context-{LONG}").glob("rows-*.parquet")
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
     def redone(self, change: Callable[[], Any]) -> int:
         """How many groups a preparation writes after a change."""
         before = self.groups()
@@ -76,6 +82,13 @@ class Corpus:
         after = self.groups()
         assert not any(name.endswith(".part") for name in after)
         return sum(before.get(name) != written for name, written in after.items())
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 1 to 4 groups, so that a small corpus has several."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"eagle_data.prepared_writer.{name}", value)
 
 
 @pytest.fixture
@@ -99,7 +112,12 @@ def test_every_number_of_workers_gives_the_same_bytes_and_the_report_adds_up(cor
     assert reports[0].prepared + reports[0].rejected == LINES
     files = [corpus.files(f"out-{workers}") for workers in (0, 1, 2)]
     assert files[0] == files[1] == files[2]
-    assert set(files[0]) >= {"d/context-160.parquet", "d/context-512.parquet", "d/media-index.parquet", "d/done.json"}
+    assert set(files[0]) >= {
+        "d/context-160/index.parquet",
+        "d/context-512/groups.parquet",
+        "d/media-index.parquet",
+        "d/done.json",
+    }
     dataset = PreparedDataset(corpus.folder / "out-2" / "d", LONG)
     numbers = [int(dataset.where(row).rsplit(":", 1)[1]) for row in range(len(dataset))]
     assert numbers == sorted(set(numbers))
@@ -128,10 +146,28 @@ def test_without_ray_its_engine_names_the_extra(corpus: Corpus, monkeypatch: pyt
         corpus.prepare(engine="spark")
 
 
-def test_the_local_engines_import_no_framework(corpus: Corpus):
-    code = "import sys, eagle_data.prepare; print(sorted({'ray', 'torch', 'multiprocessing.pool', 'dask'} & set(sys.modules)))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "[]"
+WATCH = """
+import sys
+from pathlib import Path
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"ray", "torch", "dask", "transformers", "multiprocessing.pool", "tests"}:
+            with Path(%r).open("a") as seen:
+                seen.write(name + "\\n")
+
+sys.meta_path.insert(0, Watch())
+"""
+
+
+def test_a_local_preparation_imports_no_framework_here_or_in_its_workers(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
+    (corpus.folder / "site").mkdir()
+    (corpus.folder / "site" / "sitecustomize.py").write_text(WATCH % str(corpus.folder / "seen"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(corpus.folder / "site"), *sys.path]))
+    subprocess.run(driver(corpus, 2), check=True)
+    assert len(corpus.groups()) >= 8
+    # The driver imports this file, which shows that imports are seen; workers import nothing of the kind either.
+    assert (corpus.folder / "seen").read_text().splitlines() == ["tests"]
 
 
 def test_only_the_groups_that_a_change_touches_are_redone(corpus: Corpus):
@@ -158,6 +194,34 @@ def test_only_the_groups_that_a_change_touches_are_redone(corpus: Corpus):
     assert {**corpus.files("anew"), "d/done.json": b""} == {**corpus.files(), "d/done.json": b""}
     key = [json.loads(corpus.files(out)["d/done.json"]) for out in ("out", "anew")]
     assert key[0] == key[1]
+
+
+def test_shards_that_a_change_does_not_touch_are_not_written_again(corpus: Corpus, small_shards: None):
+    corpus.prepare()
+    before = corpus.shards()
+    assert len(before) >= 4
+    changes: list[Callable[[], Any]] = [
+        lambda: corpus.records.__setitem__(slice(400, 410), [talk(f"Edited {at}?") for at in range(10)]),
+        lambda: corpus.records.insert(0, talk("A new first line.")),
+        lambda: corpus.records.append(talk("A new last line.")),
+    ]
+    for change in changes:
+        change()
+        corpus.write()
+        corpus.prepare()
+        after = corpus.shards()
+        assert 1 <= len(set(after.items()) - set(before.items())) <= 3
+        assert set(after.items()) & set(before.items())
+        before = after
+    corpus.prepare("anew")
+    assert corpus.files("anew") == corpus.files()
+
+
+def test_a_change_that_makes_no_other_sample_writes_no_shard(corpus: Corpus, small_shards: None):
+    corpus.prepare()
+    before = corpus.shards()
+    assert corpus.redone(lambda: os.utime(corpus.folder / "media" / "only-1.png", ns=(1, 1))) == 1
+    assert corpus.shards() == before
 
 
 def test_a_change_of_code_redoes_everything(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
@@ -195,18 +259,24 @@ def test_a_moved_annotation_file_keeps_its_groups_and_names_itself(corpus: Corpu
     assert PreparedDataset(corpus.folder / "out" / "d", LONG).where(0).startswith(str(corpus.folder / "b.jsonl"))
 
 
-@pytest.mark.parametrize("damage", ["header", "rows", "empty"])
-def test_a_damaged_result_is_made_again(damage: str, corpus: Corpus):
+@pytest.mark.parametrize("shards", ["there", "gone"])
+@pytest.mark.parametrize("damage", ["header", "facts", "rows", "empty", "cut"])
+def test_a_damaged_result_is_made_again(damage: str, shards: str, corpus: Corpus, small_shards: None):
     corpus.prepare()
     before = corpus.files()
     path = max((path for path in (corpus.folder / "out" / "d" / "row-groups").rglob("*") if path.is_file()), key=str)
     data = bytearray(path.read_bytes())
     if damage == "empty":
         data.clear()
+    elif damage == "cut":
+        del data[-5:]
     else:
-        data[60 if damage == "header" else -5] ^= 0xFF
+        data[{"header": 60, "facts": data.index(b"\xff" * 4) + 40, "rows": -5}[damage]] ^= 0xFF
     path.write_bytes(data)
     (corpus.folder / "out" / "d" / "done.json").unlink()
+    if shards == "gone":
+        for shard in (corpus.folder / "out" / "d").glob("context-*/rows-*.parquet"):
+            shard.unlink()
     corpus.prepare()
     assert corpus.files() == before
 
@@ -214,6 +284,9 @@ def test_a_damaged_result_is_made_again(damage: str, corpus: Corpus):
 DRIVER = """
 import sys
 sys.path.insert(0, {path!r})
+import eagle_data.prepared_writer
+for name, value in {constants!r}.items():
+    setattr(eagle_data.prepared_writer, name, value)
 from pathlib import Path
 from tests.test_prepare_groups import Corpus
 from tests.toy_tokenizer import train_tokenizer
@@ -224,11 +297,17 @@ if __name__ == "__main__":
 """
 
 
-def kill_the_driver(corpus: Corpus, workers: int, groups: int) -> int:
-    """Start a preparation and kill it once so many results lie there; the number that lie there when all is quiet."""
-    code = DRIVER.format(path=str(Path(__file__).parent.parent), folder=str(corpus.folder), workers=workers)
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        while process.poll() is None and len(corpus.groups()) < groups:
+def driver(corpus: Corpus, workers: int, constants: dict[str, int] | None = None) -> list[str]:
+    """The command of a preparation in a process of its own, with other `constants` of the writer."""
+    path = str(Path(__file__).parent.parent)
+    code = DRIVER.format(path=path, folder=str(corpus.folder), workers=workers, constants=constants or {})
+    return [sys.executable, "-c", code]
+
+
+def kill_the_driver(corpus: Corpus, workers: int, enough: Callable[[], bool], constants: dict[str, int] | None = None) -> int:
+    """Start a preparation and kill it once there is `enough`; the number of results that lie there when all is quiet."""
+    with subprocess.Popen(driver(corpus, workers, constants)) as process:
+        while process.poll() is None and not enough():
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     time.sleep(1.0)
@@ -237,13 +316,25 @@ def kill_the_driver(corpus: Corpus, workers: int, groups: int) -> int:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_driver_loses_at_most_the_groups_in_work_and_repeats_none(workers: int, corpus: Corpus):
-    kept = kill_the_driver(corpus, workers, 3)
+    kept = kill_the_driver(corpus, workers, lambda: len(corpus.groups()) >= 3)
     assert kept >= 3
     assert not (corpus.folder / "out" / "d" / "done.json").exists()
     before = corpus.groups()
     corpus.prepare()
     after = corpus.groups()
     assert {name: written for name, written in before.items() if not name.endswith(".part")}.items() <= after.items()
+    corpus.prepare("straight")
+    assert corpus.files() == corpus.files("straight")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_driver_killed_while_it_writes_shards_keeps_those_that_are_whole(count: int, corpus: Corpus, small_shards: None):
+    kill_the_driver(corpus, 0, lambda: len(corpus.shards()) >= count, SMALL)
+    before = corpus.shards()
+    assert len(before) >= count
+    assert not (corpus.folder / "out" / "d" / f"context-{LONG}" / "index.parquet").exists()
+    corpus.prepare()
+    assert before.items() <= corpus.shards().items()
     corpus.prepare("straight")
     assert corpus.files() == corpus.files("straight")
 
@@ -336,7 +427,7 @@ def test_an_error_in_a_worker_is_raised_by_the_driver(corpus: Corpus):
 
 
 def test_a_tokenizer_is_the_same_in_another_process(tokenizer: PromptTokenizer):
-    copy = tokenizer_of_text(tokenizer_text(tokenizer))
+    copy = PromptTokenizer.from_text(tokenizer.to_text())
     assert copy.fingerprint == tokenizer.fingerprint
     for text in ("Frame 7 sample at 3.03s: ", "a literal <img> and <|im_end|>", "<box>[1, 2]</box>"):
         assert copy.encode_text(text) == tokenizer.encode_text(text)

@@ -14,7 +14,7 @@ from eagle_data.ads import VisualRules
 from eagle_data.prepare import DatasetReport, prepare
 from eagle_data.prepare_counts import Tally, summary
 from eagle_data.prepare_page import write_page
-from eagle_data.prepare_progress import ProgressLine, count_lines
+from eagle_data.prepare_progress import ProgressLine
 from eagle_data.recipe import DatasetEntry
 from eagle_data.tokens import PromptTokenizer
 from PIL import Image
@@ -130,11 +130,3 @@ def test_the_progress_line_shows_a_bar_the_rate_and_the_end():
     assert len(shown) < 21
     assert shown[-1].startswith("d [########################] 100 %  200 of 200 lines, 200/s, 0 s left")
     assert second.startswith("\re  64 lines")
-
-
-def test_lines_are_counted_where_they_are_records(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_text("{}\n" * 1000)
-    (tmp_path / "a.json").write_text("[]")
-    assert count_lines(tmp_path / "a.jsonl") == 1000
-    assert count_lines(tmp_path / "a.json") is None
-    assert count_lines(tmp_path) is None

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from eagle_data.recipe import load_data_recipe
+from eagle_data.recipe import load_data_recipe, load_prepare_recipe
 from eagle_data.strict import Strict, unknown_key
 from pydantic import Field
 
@@ -44,12 +44,35 @@ def test_a_path_that_exists_only_in_the_working_directory_is_found_there(tmp_pat
     assert entry.annotation == Path("a.jsonl")
 
 
+@pytest.mark.parametrize(("lengths", "expected"), [([512, 64, 512], (512, 64)), (64, (64,)), (None, ())])
+def test_a_recipe_may_say_what_to_prepare_for(lengths: object, expected: tuple[int, ...], tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    path = write(tmp_path, {"model": "model", "context_lengths": lengths, "d": {"annotation": "a.jsonl"}})
+    recipe = load_prepare_recipe(path)
+    assert (recipe.model, recipe.context_lengths) == (tmp_path / "model", expected)
+    assert list(recipe.datasets) == list(load_data_recipe(path)) == ["d"]
+    plain = load_prepare_recipe(write(tmp_path, {"d": {"annotation": "a.jsonl"}}))
+    assert (plain.model, plain.context_lengths, plain.datasets) == (None, (), recipe.datasets)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        ({"model": {"annotation": "a"}}, "'model' is no name for a dataset"),
+        ({"context_lengths": {"annotation": "a"}}, "'context_lengths' is no name for a dataset"),
+        ({"model": "m"}, "an object of datasets"),
+        ({"model": 3, "d": {"annotation": "a"}}, "model must be the path of a checkpoint folder, not 3"),
+        ({"model": "", "d": {"annotation": "a"}}, "model must be the path"),
+        ({"context_lengths": [], "d": {"annotation": "a"}}, "context_lengths must be numbers of tokens"),
+        ({"context_lengths": [0], "d": {"annotation": "a"}}, "context_lengths must be"),
+        ({"context_lengths": ["32k"], "d": {"annotation": "a"}}, "context_lengths must be"),
+        ({"context_lengths": True, "d": {"annotation": "a"}}, "context_lengths must be"),
         ({"d": {"anotation": "a"}}, "dataset 'd': unknown key 'anotation' in DatasetEntry; did you mean 'annotation'?"),
         ({"d": {"annotation": "a", "xyz": 1}}, "known keys are annotation, data_augment"),
         ({"d": {"annotation": "a", "repeat_time": 0}}, "dataset 'd': repeat_time: Input should be greater than 0"),
+        ({"d": {"annotation": "a", "repeat_time": float("inf")}}, "dataset 'd': repeat_time: Input should be a finite number"),
+        ({"d": {"annotation": "a", "weight": float("nan")}}, "dataset 'd': weight: Input should be a finite number"),
+        ({"d": {"annotation": "a", "weight": -1}}, "dataset 'd': weight: Input should be greater than 0"),
         ({"d": {}}, "dataset 'd': annotation: Field required"),
         ({"d": "a.jsonl"}, "dataset 'd'"),
         ({"../d": {"annotation": "a"}}, "'../d' cannot name a dataset"),

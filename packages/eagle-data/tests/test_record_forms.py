@@ -160,3 +160,141 @@ def test_rows_of_the_releases_prepared_parquet_get_their_media_back():
 def test_a_prepared_row_whose_frames_are_not_its_media_is_refused():
     with pytest.raises(SampleError, match="2 image"):
         parse(prepared_row("<frame-1>\n<frame-2>\nWhat?", [{"type": "image", "image_list": ["a.png"]}]))
+
+
+DOCUMENT = {"document": "p.pdf", "pages": [2]}
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        {"document": DOCUMENT},
+        {"documents": [DOCUMENT]},
+        {"documents": DOCUMENT},
+        {"document": json.dumps(DOCUMENT)},
+        {"document": "p.pdf", "pages": [2]},
+        {"documents": ["p.pdf"], "pages": [2]},
+        {"document": {"path": "p.pdf", "pages": [2]}},
+        {"documents": [{"type": "document", "document_list": [DOCUMENT]}]},
+        {"data": [{"type": "document", "document_list": [DOCUMENT]}]},
+    ],
+)
+@pytest.mark.parametrize("mark", ["<document>\n", "<document-1>", ""])
+def test_every_spelling_of_a_document_gives_the_same_sample(media: dict[str, Any], mark: str):
+    turns = [{"from": "human", "value": f"{mark}Who signed?"}, {"from": "gpt", "value": "The chair."}]
+    sample = parse({"conversations": turns, **media})
+    assert sample.documents == (DocumentRef("r/p.pdf", (2,)),)
+    assert texts(sample)[0] == ("user", "<document-1>Who signed?")
+
+
+def test_documents_stand_beside_images_and_are_numbered_on_their_own():
+    turns = [{"from": "human", "value": "<document-2><image><document-1>"}, {"from": "gpt", "value": "Yes."}]
+    sample = parse({"conversations": turns, "documents": ["a.pdf", "b.pdf"], "image": "c.png"})
+    assert texts(sample)[0] == ("user", "<document-2><image-1><document-1>")
+    assert sample.documents == (DocumentRef("r/a.pdf", ()), DocumentRef("r/b.pdf", ()))
+    listed = parse({"messages": [{"role": "user", "content": [{"type": "document"}]}, CHAT[2]], "documents": ["a.pdf"]})
+    assert listed.documents == sample.documents[:1]
+
+
+@pytest.mark.parametrize(
+    "times", [{"start": 1, "end": 2.5}, {"start_time": 1, "end_time": 2.5}, {"start_time": 1, "end": 2.5, "end_time": None}]
+)
+def test_times_beside_one_video_are_those_of_its_clip(times: dict[str, Any]):
+    for video in ("v.mp4", ["v.mp4"]):
+        assert parse({**TALK, "video": video, **times}).videos == (VideoRef("r/v.mp4", 1.0, 2.5),)
+    assert parse({**TALK, **times}).videos == ()
+
+
+TALK = {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Tom."}]}
+PAIRS = [("user", "Who?"), ("assistant", "Tom."), ("user", "Sure?"), ("assistant", "Yes.")]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"query": "Sure?", "response": "Yes.", "history": [["Who?", "Tom."]]},
+        {"query": "Sure?", "response": "Yes.", "history": '[["Who?", "Tom."]]', "conversations": []},
+        {"instruction": "Sure?", "input": "", "output": "Yes.", "history": [["Who?", "Tom."]]},
+        {"conversation": [{"human": "Who?", "assistant": "Tom."}, {"human": "Sure?", "assistant": "Yes."}]},
+        {"conversation": [{"role": role, "content": text} for role, text in PAIRS]},
+        {"texts": [{"user": "Who?", "assistant": "Tom.", "source": "x"}, {"user": "Sure?", "assistant": "Yes."}]},
+    ],
+    ids=["query", "query-as-json", "instruction", "pairs", "conversation", "texts"],
+)
+def test_questions_and_answers_in_pairs_are_turns(record: dict[str, Any]):
+    assert texts(parse(record)) == PAIRS
+    assert texts(parse({**record, "system": "Be brief."})) == [("system", "Be brief."), *PAIRS]
+    shown = parse({**record, "images": ["a.png"]})
+    assert (shown.images, shown.messages[0].text) == ((ImageRef("r/a.png"),), "<image-1>Who?")
+
+
+def test_an_input_stands_on_a_line_of_its_own_behind_the_instruction_and_a_system_text_goes_first():
+    assert texts(parse({"instruction": "Sum up.", "input": "1 + 1", "output": "2"}))[0] == ("user", "Sum up.\n1 + 1")
+    first = {"system": "Be brief.", "human": "Who?", "assistant": "Tom."}
+    assert texts(parse({"conversation": [first]})) == [("system", "Be brief."), *PAIRS[:2]]
+
+
+def test_parts_are_read_in_conversations_too():
+    turns = [{"role": message["role"], "content": message["content"]} for message in CHAT]
+    assert texts(parse({"conversations": turns})) == EXPECTED
+
+
+def answers(*marks: dict[str, Any]) -> dict[str, Any]:
+    turns = []
+    for number, mark in enumerate(marks):
+        turns += [{"role": "user", "content": f"Q{number}"}, {"role": "assistant", "content": f"A{number}", **mark}]
+    return {"messages": turns}
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"weight": 0.0}, {"loss": False}, {"train": False}, {"weight": 0, "loss": False}]
+)
+def test_an_answer_of_weight_0_is_read_and_not_learned(mark: dict[str, Any]):
+    sample = parse(answers(mark, {"weight": 1, "loss": None}, {}))
+    assert [(m.text, m.learned) for m in sample.messages if m.role == "assistant"] == [("A0", False), ("A1", True), ("A2", True)]
+    turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A", **mark}, {"from": "chatgpt", "value": "B"}]
+    assert [m.learned for m in parse({"conversations": turns}).messages] == [True, False, True]
+
+
+def test_a_weight_of_a_question_says_nothing():
+    sample = parse({"messages": [{"role": "user", "content": "Q", "weight": 0.3}, {"role": "assistant", "content": "A"}]})
+    assert sample == parse({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]})
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "words"),
+    [
+        (answers({"weight": 0}, {"loss": False}), "nothing learned", "no answer of the conversation is learned"),
+        (answers({"weight": 0.5}), "bad turn", 'turn 2 has "weight": 0.5; write 1'),
+        (answers({"weight": "0"}), "bad turn", "turn 2 has"),
+        (answers({}, {"weight": float("nan")}), "bad turn", "turn 4 has"),
+        (answers({"weight": 1, "loss": False}), "bad turn", "learned and that it is not"),
+        (answers({"tool_calls": [{"id": "1"}]}), "bad turn", 'turn 2 has "tool_calls", which is not read'),
+        ({**TALK, "chosen": "a", "rejected": "b"}, "bad record", "write the chosen one as the last turn"),
+        ({**TALK, "kto_tag": False}, "bad record", '"kto_tag" is false'),
+        ({**TALK, "document": "a.pdf", "documents": ["b.pdf"]}, "bad media reference", 'both "document" and "documents"'),
+        ({**TALK, "document": "a", "data": [{"type": "text"}]}, "bad record", "use one form"),
+        ({**TALK, "videos": ["a.mp4", "b.mp4"], "start": 1}, "bad media reference", '"start" beside several videos'),
+        ({**TALK, "video": {"video": "a.mp4", "end": 3}, "start": 1}, "bad media reference", "or beside an object"),
+        ({**TALK, "documents": ["a.pdf", "b.pdf"], "pages": [1]}, "bad media reference", '"pages" beside several documents'),
+        (
+            {"messages": CHAT, "data": [{"type": "image", "image_list": ["b.png"]}]},
+            "bad media reference",
+            "media in its messages",
+        ),
+        (
+            {**TALK, "data": [{"type": "video", "video_list": ["a.mp4"]}], "start": 1},
+            "bad media reference",
+            '"start" stands beside the videos',
+        ),
+        ({"query": "Q", "response": None}, "bad turn", "turn 2 must be"),
+        ({"query": "Q", "response": "A", "history": [["Q"]]}, "bad turn", '"history" must be a list'),
+        ({"conversation": [{"human": "Q"}]}, "bad turn", "turn 1 must be"),
+        ({"instruction": "Q"}, "empty conversation", "the conversation is empty"),
+    ],
+)
+def test_what_would_be_learned_otherwise_than_it_was_meant_is_refused(record: dict[str, Any], kind: str, words: str):
+    with pytest.raises(SampleError) as caught:
+        parse(record)
+    assert words in str(caught.value)
+    assert caught.value.kind == kind

@@ -64,7 +64,7 @@ def table(tmp_path: Path) -> Path:
         ("a/b.png", Reference("file", "a/b.png")),
         ("a.tar::b::c.png", Reference("tar", "a.tar", "b::c.png")),
         ("x/A.TAR::b.png", Reference("tar", "x/A.TAR", "b.png")),
-        ("t.parquet::image::17", Reference("parquet", "t.parquet", "image::17")),
+        ("t.parquet::image::17", Reference("cell", "t.parquet", "image::17")),
         ("file:///d/p.pdf::3", Reference("pdf", "/d/p.pdf", "3")),
         ("a.tar::in.pdf::1", Reference("tar", "a.tar", "in.pdf::1")),
         ("strange::name.png", Reference("file", "strange::name.png")),
@@ -201,6 +201,31 @@ def test_a_video_in_a_parquet_cell_is_read_and_indexed(tmp_path: Path) -> None:
 def test_a_cell_that_is_not_there_or_holds_no_bytes_is_named(table: Path, inner: str, words: str) -> None:
     with pytest.raises(MediaError, match=words):
         load_image(f"{table}::{inner}")
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("a.arrow::images::0", "is a list. Name one of its items, .*::images::0::0"),
+        ("a.arrow::images::0::2", "the list has 2 items"),
+        ("a.arrow::images::1::0", "the list has 0 items"),
+        ("a.arrow::images::9::0", "the file has 2 rows"),
+        ("a.arrow::image::0", "Use one of images"),
+        ("torn.arrow::images::0::0", "is not a readable Arrow stream"),
+        ("none.arrow::images::0::0", "no such file"),
+        ("a.parquet::images::0::2", "the list has 2 items"),
+    ],
+)
+def test_an_item_of_a_list_is_read_and_one_that_is_not_there_is_named(tmp_path: Path, reference: str, words: str) -> None:
+    rows = pa.table({"images": [[png(1), png(2)], None]})
+    parquet.write_table(rows, tmp_path / "a.parquet")
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    (tmp_path / "torn.arrow").write_bytes(b"torn")
+    for name in ("a.arrow", "a.parquet"):
+        assert load_image(f"{tmp_path / name}::images::0::1").tobytes() == load_image(png(2)).tobytes()
+    with pytest.raises(MediaError, match=words):
+        load_image(str(tmp_path / reference))
 
 
 def test_a_cell_that_names_a_file_does_not_open_it(tmp_path: Path) -> None:

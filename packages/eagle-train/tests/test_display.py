@@ -30,6 +30,16 @@ def test_a_phase_off_a_terminal_prints_plain_lines_now_and_then_and_one_at_its_e
     assert "\r" not in output.getvalue()
 
 
+def test_a_phase_whose_total_is_not_known_shows_what_is_done_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(display, "LINE_EVERY", 0.0)
+    for terminal in (False, True):
+        output = io.StringIO()
+        with Display(Console(file=output, width=80, force_terminal=terminal)).phase("preparation", None) as bar:
+            bar.update(300, "web")
+            bar.update(301, "web")
+        assert ("301/?" if terminal else "preparation: 301  web") in output.getvalue()
+
+
 def test_a_phase_that_fails_is_not_ticked_off():
     output = io.StringIO()
     with pytest.raises(KeyError), Display(Console(file=output)).phase("broken", 1):

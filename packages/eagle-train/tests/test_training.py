@@ -79,7 +79,7 @@ class SilentBar:
 
 
 @contextmanager
-def quiet(title: str, total: int, done: int = 0) -> Iterator[Any]:
+def quiet(title: str, total: int | None, done: int = 0) -> Iterator[Any]:
     """A phase that shows nothing."""
     yield SilentBar()
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from eagle_data.lmdb_convert import Conversion, to_lmdb
     from eagle_data.lmdb_exports import from_lmdb
     from eagle_data.lmdb_store import LmdbStore, write_lmdb
-    from eagle_data.loader import LoadReport, StatefulLoader, by_weight
+    from eagle_data.load_report import LoadReport
+    from eagle_data.loader import StatefulLoader, by_weight
     from eagle_data.media.frame_index import FrameIndex
     from eagle_data.pack_loading import Pack, Source
     from eagle_data.pack_stream import PackStream, StreamPlan
@@ -62,7 +63,8 @@ _MODULES = {
     "lmdb_exports": ("from_lmdb",),
     "media.frame_index": ("FrameIndex",),
     "lmdb_store": ("LmdbStore", "write_lmdb"),
-    "loader": ("LoadReport", "StatefulLoader", "by_weight"),
+    "load_report": ("LoadReport",),
+    "loader": ("StatefulLoader", "by_weight"),
     "pack_loading": ("Pack", "Source"),
     "pack_stream": ("PackStream", "StreamPlan"),
     "packing": ("pack",),

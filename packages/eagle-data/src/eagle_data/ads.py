@@ -8,6 +8,7 @@ Nothing is decoded here: the inputs are sizes and durations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -68,7 +69,8 @@ def plan(
 
     `image_sizes` are (width, height) in pixels, `video_infos` the metadata of each video or clip, `document_sizes` the sizes of
     each document's pages. One frame or page more than the plan has would not fit, nor would the next larger tile count. Raises
-    SampleError where the text alone, or the text with the least visual content, does not fit; text is never cut.
+    SampleError where the text alone, or the text with the least visual content, does not fit (text is never cut), and for a video
+    without frames, rate or finite duration.
     """
     planner = Planner(
         sample,
@@ -275,6 +277,14 @@ def _check(sample: Sample, images: Sequence[Size], videos: Sequence[VideoMetadat
             f"{sample.where}: {len(sample.images)} images and {len(sample.videos)} videos, but sizes of {len(images)} and "
             f"metadata of {len(videos)} were given; give one for each"
         )
+    for number, info in enumerate(videos, 1):
+        finite = math.isfinite(info.fps) and math.isfinite(info.duration)
+        if not (finite and info.frames >= 1 and info.fps > 0 and info.duration >= 0):
+            raise SampleError(
+                sample.where,
+                f"video {number} has {info.frames} frames, {info.fps:g} a second, in {info.duration:g} s, of which none can be "
+                "chosen; probe it again, or leave it out",
+            )
     pages = [len(document.pages) for document in sample.documents]
     if [len(sizes) for sizes in documents] != pages or 0 in pages:
         raise ValueError(

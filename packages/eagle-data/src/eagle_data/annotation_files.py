@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from eagle_data.cell_columns import NO_CELLS, CellColumns, cell_columns, column_that_counts, counts
 from eagle_data.errors import SampleError
+from eagle_data.media_keys import names_media
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +27,6 @@ LEAST, MOST = 32, 128
 _MOST_BYTES = 4 << 20
 _READ_AT_ONCE = 1 << 20
 _LONGEST_ITEM = 64 << 20
-_MEDIA_COLUMNS = ("image", "images", "video", "videos", "pictures")
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,21 @@ class Chunk:
     """One group of records.
 
     `first` is the number of its first record, as messages give it: lines, and items of a JSON array, count from 1, rows from 0.
-    `payload` holds lines, or an Arrow stream of rows. `cells` are columns of encoded bytes that are named as
-    `file.parquet::column::row` instead of being read; `lost` are such columns where they cannot be named.
+    `payload` holds lines, or an Arrow stream of rows, in which `cells` have counts in place of encoded bytes: their media
+    are named as `file.parquet::column::row`, with `::item` behind it for those of a list.
     """
 
     file: str
     first: int
     kind: Literal["lines", "rows"]
     payload: bytes
-    cells: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
+    cells: CellColumns = NO_CELLS
 
     @property
     def content(self) -> bytes:
         """What the records are made of: equal content gives equal records."""
-        place = f"{os.path.abspath(self.file)} {self.first}" if self.cells else ""
-        return json.dumps([self.kind, self.cells, self.lost, place]).encode() + b"\0" + self.payload
+        place = f"{os.path.abspath(self.file)} {self.first}" if self.cells.named else ""
+        return json.dumps([self.kind, asdict(self.cells), place]).encode() + b"\0" + self.payload
 
 
 def chunks(path: str | Path) -> Iterator[Chunk]:
@@ -58,16 +58,44 @@ def chunks(path: str | Path) -> Iterator[Chunk]:
     files in it or in its folder `data` (of several splits those whose names begin with `train`). Raises FileNotFoundError.
     """
     path = Path(path)
-    if path.is_dir():
-        for file in _files_of_folder(path):
+    tables = _tables(path)
+    if tables:
+        for file in tables:
             yield from _parquet(file) if file.suffix == ".parquet" else _arrow(file)
-    elif path.suffix == ".parquet":
-        yield from _parquet(path)
     elif path.suffix == ".json" and _starts_with_bracket(path):
         yield from _grouped(str(path), _array_items(path))
     else:
         with path.open("rb") as lines:
             yield from _grouped(str(path), lines)
+
+
+def count_records(path: str | Path) -> int | None:
+    """How many records `chunks` gives, without decoding one; None for a JSON array, which would have to be decoded for it.
+
+    Lines are read, of rows only what their files say of themselves. Raises OSError (FileNotFoundError: a folder without a
+    dataset), and ValueError for a file that is damaged or not what its name says.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    tables = _tables(path)
+    if not tables:
+        if path.suffix == ".json" and _starts_with_bracket(path):
+            return None
+        with path.open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+    count = 0
+    for file in tables:
+        try:
+            if file.suffix == ".parquet":
+                count += pq.read_metadata(file).num_rows
+                continue
+            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+                count += sum(batch.num_rows for batch in stream)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{file} cannot be read ({error}); copy or save it again") from error
+    return count
 
 
 def records(chunk: Chunk) -> Iterator[tuple[int, Any]]:
@@ -148,6 +176,13 @@ def _array_items(path: Path) -> Iterator[bytes]:
             text, at, ended = text[at:] + more, 0, not more
 
 
+def _tables(path: Path) -> list[Path]:
+    """The files of rows of an annotation file or folder; none for a file of lines or an array."""
+    if path.is_dir():
+        return _files_of_folder(path)
+    return [path] if path.suffix == ".parquet" else []
+
+
 def _files_of_folder(folder: Path) -> list[Path]:
     if (folder / "dataset_dict.json").is_file():
         splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", [])
@@ -170,13 +205,14 @@ def _parquet(path: Path) -> Iterator[Chunk]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        kinds = {field.name: field.type for field in file.schema_arrow}
-        heavy = {name for name, kind in kinds.items() if _holds_bytes(kind)}
-        cells = tuple(sorted(name for name in heavy if not _is_list(kinds[name])))
-        columns = [name for name in kinds if name not in heavy]
-        lost, first = tuple(sorted(heavy - set(cells))), 0
-        for batch in file.iter_batches(batch_size=MOST, columns=columns, use_threads=False):
-            yield Chunk(str(path), first, "rows", _stream(batch), cells, lost)
+        schema, first = file.schema_arrow, 0
+        cells = cell_columns(schema)
+        counting = {name: column_that_counts(file.metadata, name) for name in cells.named}
+        columns = [counting.get(name, name) for name in schema.names if name not in cells.lost]
+        whole = [name for name, column in counting.items() if column is None]
+        read = [column for column in columns if column is not None]
+        for batch in file.iter_batches(batch_size=MOST, columns=read, use_threads=False):
+            yield Chunk(str(path), first, "rows", _stream(_counted(batch, cells, whole)), cells)
             first += batch.num_rows
 
 
@@ -185,14 +221,24 @@ def _arrow(path: Path) -> Iterator[Chunk]:
 
     first = 0
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-        light = [field.name for field in stream.schema if not _holds_bytes(field.type)]
-        lost = tuple(sorted(set(stream.schema.names) - set(light)))
+        cells = cell_columns(stream.schema)
+        kept = [name for name in stream.schema.names if name not in cells.lost]
         for batch in stream:
-            batch = batch.select(light)
+            batch = _counted(batch.select(kept), cells, ())
             for at in range(0, batch.num_rows, MOST):
                 part = batch.slice(at, MOST)
-                yield Chunk(str(path), first, "rows", _stream(part), (), lost)
+                yield Chunk(str(path), first, "rows", _stream(part), cells)
                 first += part.num_rows
+
+
+def _counted(batch: pa.RecordBatch, cells: CellColumns, whole: Sequence[str]) -> pa.RecordBatch:
+    """The batch with counts in place of what `cells` hold; those of `whole` were not read, for each has one medium."""
+    import pyarrow as pa
+
+    held = zip(batch.schema.names, batch.columns, strict=True)
+    columns = {name: counts(column) if name in cells else column for name, column in held}
+    columns |= {name: pa.repeat(pa.scalar(1, pa.int32()), batch.num_rows) for name in whole}
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _stream(batch: pa.RecordBatch) -> bytes:
@@ -211,21 +257,25 @@ def _rows(chunk: Chunk) -> Iterator[tuple[int, Any]]:
 
     with pa.ipc.open_stream(chunk.payload) as stream:
         rows = [row for batch in stream for row in batch.to_pylist()]
-    lost = [name for name in chunk.lost if name in _MEDIA_COLUMNS]
+    lost = [name for name in chunk.cells.lost if names_media(name)]
     for number, row in enumerate(rows, chunk.first):
         if lost:
             yield (
                 number,
                 SampleError(
                     f"{chunk.file}:{number}",
-                    f"the pictures in column {lost[0]!r} have no name by which they can be found again; "
-                    "save the dataset as parquet with one picture in a cell, or store pictures as files",
+                    f"the media in column {lost[0]!r} have no name by which they can be found again; "
+                    "save bytes, structs of bytes and path, or lists of either in a column, or store media as files",
                     "bad media reference",
                 ),
             )
             continue
         record = _without_nothing(row)
-        record.update({name: f"{os.path.abspath(chunk.file)}::{name}::{number}" for name in chunk.cells})
+        for name in chunk.cells.named:
+            if name in record:
+                place = f"{os.path.abspath(chunk.file)}::{name}::{number}"
+                items = [f"{place}::{item}" for item in range(record[name])]
+                record[name] = place if name in chunk.cells.single else items
         yield number, record
 
 
@@ -234,19 +284,3 @@ def _without_nothing(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nothing(inner) for key, inner in value.items() if inner is not None}
     return [_without_nothing(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _is_list(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _holds_bytes(kind: Any) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        return any(_holds_bytes(field.type) for field in kind)
-    if _is_list(kind):
-        return _holds_bytes(kind.value_type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

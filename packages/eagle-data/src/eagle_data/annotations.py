@@ -1,9 +1,9 @@
 """Annotations to `Sample` values: Eagle's schema, and through `record_forms` those of LLaVA, ShareGPT and OpenAI messages.
 
-Both spellings of upstream section 3.2 are read: the legacy keys `image` / `video`, the unified `data` list as the code
-has it (`video_list: [{video, start_time, end_time}]`) and as its documents have it (`{path, start, end}`, bare
-strings), and documents in `data` (`document_list: [{document, pages}]`, PDFs; no pages mean all). A record that cannot
-be read becomes a `Reject` that names file, line, reason and mend; it never stops a run.
+Both spellings of upstream section 3.2 are read: the legacy keys `image` / `video`, the unified `data` list as the code has it
+(`video_list: [{video, start_time, end_time}]`) and as its documents have it (`{path, start, end}`, bare strings); so are
+documents (`document`, `document_list: [{document, pages}]`; PDFs, no pages mean all). A record that cannot be read, or that
+names media which nothing reads (`media_keys`), becomes a `Reject` with file, line, reason and mend; it never stops a run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 from eagle_data.annotation_files import chunks, records
 from eagle_data.errors import SampleError
+from eagle_data.media_keys import refuse_unread_keys, refuse_unread_marks
 from eagle_data.placeholders import number_placeholders
-from eagle_data.record_forms import to_eagle
+from eagle_data.record_forms import RANGES, to_eagle
 from eagle_data.samples import DocumentRef, ImageRef, Message, Role, Sample, VideoRef
 
 _ROLES: dict[str, Role] = {
@@ -79,6 +80,15 @@ def parse_record(record: Any, *, dataset: str, where: str, root: str | Path = ""
     record = to_eagle(record, where)
     messages = _messages(record.get("conversations"), where)
     images, videos, documents = _media(record, where, str(root))
+    for kind, refs in (("video", videos), ("document", documents)):
+        stray = next((key for key in RANGES[kind] if refs and record.get(key) is not None), None)
+        if stray is not None:
+            raise SampleError(
+                where, f'"{stray}" stands beside the {kind}s; write it into the object of one', "bad media reference"
+            )
+    refuse_unread_keys(record, read=[ref.path for ref in (*images, *videos, *documents)], where=where)
+    asked = [message.text for message in messages if message.role != "assistant"]
+    refuse_unread_marks(asked, record, documents=len(documents), where=where)
     messages = number_placeholders(messages, images=len(images), videos=len(videos), documents=len(documents), where=where)
     return Sample(dataset, where, messages, tuple(images), tuple(videos), tuple(documents))
 
@@ -101,8 +111,15 @@ def _messages(conversations: Any, where: str) -> list[Message]:
             raise SampleError(where, f"turn {number} is a system turn; only the first turn can be one", "bad turn")
         if not _is_text(turn["value"]):
             raise SampleError(where, f"turn {number} holds half a surrogate pair, which is no character; remove it", "bad turn")
-        messages.append(Message(role, turn["value"]))
-    if not any(message.role == "assistant" and message.text.strip() for message in messages):
+        messages.append(Message(role, turn["value"], learned=turn.get("learned", True)))
+    answers = [message for message in messages if message.role == "assistant" and message.text.strip()]
+    if answers and not any(answer.learned for answer in answers):
+        raise SampleError(
+            where,
+            'no answer of the conversation is learned; give at least one "weight": 1, or leave the record out',
+            "nothing learned",
+        )
+    if not answers:
         raise SampleError(
             where,
             "the conversation has no answer to learn from; give it at least one gpt turn that is not empty",
@@ -112,19 +129,20 @@ def _messages(conversations: Any, where: str) -> list[Message]:
 
 
 def _media(record: Mapping[str, Any], where: str, root: str) -> tuple[list[ImageRef], list[VideoRef], list[DocumentRef]]:
-    documents: list[DocumentRef] = []
-    images = [_image(item, where, root) for item in _as_list(record.get("image"))]
-    videos = [_video(item, where, root) for item in _as_list(record.get("video"))]
+    images = [_image(item, where, root) for item in _items(record, "image")]
+    videos = [_video(item, where, root) for item in _items(record, "video")]
+    documents = [_document(item, where, root) for item in _items(record, "document")]
     data = record.get("data") or []
     if not isinstance(data, list):
         raise SampleError(where, _DATA_FORM)
-    if data and (images or videos):
-        raise SampleError(where, 'the record has both "data" and "image"/"video"; use one form')
+    if data and (images or videos or documents):
+        raise SampleError(where, 'the record has both "data" and "image"/"video"/"document"; use one form')
     for entry in data:
         kind = entry.get("type") if isinstance(entry, Mapping) else None
-        if kind == "text":
+        lists = {str(key) for key, value in entry.items() if str(key).endswith("_list") and value} if kind else set()
+        if kind == "text" and not lists:
             continue
-        if kind not in ("image", "video", "document") or f"{kind}_list" not in entry:
+        if kind not in ("image", "video", "document") or f"{kind}_list" not in entry or lists - {f"{kind}_list"}:
             raise SampleError(where, f"{_DATA_FORM}, not {json.dumps(entry)[:80]}")
         for item in _as_list(entry[f"{kind}_list"]):
             if kind == "image":
@@ -134,6 +152,15 @@ def _media(record: Mapping[str, Any], where: str, root: str) -> tuple[list[Image
             else:
                 videos.append(_video(item, where, root))
     return images, videos, documents
+
+
+def _items(record: Mapping[str, Any], kind: str) -> list[Any]:
+    """What stands under the key of a kind; an entry as in `data`, `{"type": …, "document_list": […]}`, stands for its list."""
+    items: list[Any] = []
+    for item in _as_list(record.get(kind)):
+        listed = isinstance(item, Mapping) and f"{kind}_list" in item
+        items.extend(_as_list(item[f"{kind}_list"]) if listed else [item])
+    return items
 
 
 def _as_list(value: Any) -> list[Any]:

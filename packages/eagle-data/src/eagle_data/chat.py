@@ -1,7 +1,7 @@
 """Conversations to ChatML text, cut into segments that say which text is learned.
 
 The markup is upstream section 2.1: `<|im_start|>{role}\\n{content}<|im_end|>\\n` per turn, a default system turn where
-none is given. An assistant's content and its `<|im_end|>` are supervised, nothing else (section 3.5).
+none is given. The content of a learned assistant turn and its `<|im_end|>` are supervised, nothing else (section 3.5).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def render(messages: Sequence[Message], *, default_system: str, media: Callable[
     """Segments of a whole conversation.
 
     `media(kind, number)` gives the dialect's text of a numbered placeholder; it counts as markup, because it holds
-    special tokens. Joined, the segments are the exact prompt. Assistant content is a segment of its own: at inference
+    special tokens. Joined, the segments are the exact prompt. Learned content is a segment of its own: at inference
     it is generated after a prompt that ends in `assistant\\n`, so it must be tokenised apart from it.
     """
     turns = list(messages)
@@ -38,8 +38,8 @@ def render(messages: Sequence[Message], *, default_system: str, media: Callable[
         segments.append(Segment(IM_START, markup=True))
         if message.role == "assistant":
             segments.append(Segment("assistant\n"))
-            segments.append(Segment(message.text, supervised=True))
-            segments.append(Segment(IM_END, supervised=True, markup=True))
+            segments.append(Segment(message.text, supervised=message.learned))
+            segments.append(Segment(IM_END, supervised=message.learned, markup=True))
         else:
             segments.append(Segment(f"{message.role}\n"))
             for part in split_placeholders(message.text):

@@ -1,5 +1,5 @@
-"""The command line: `eagle-data prepare` makes a dataset ready for training; the commands on media are `cli_media`,
-`curate` is `curate.command`.
+"""The command line: `eagle-data prepare` makes a dataset ready for training; `packs` is `cli_packs`, the commands on
+media are `cli_media`, `curate` is `curate.command`.
 
 Results go to stdout, progress and errors to stderr. Exit code 2 means that what was asked cannot be: a missing file,
 broken media, a wrong recipe. Media and parquet libraries are imported only after the arguments have been checked.
@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eagle_data import cli_media
+from eagle_data import cli_media, cli_packs
 from eagle_data.curate import command as curate_command
 
 if TYPE_CHECKING:
     from eagle_data.fetch import Fetch
+
+_CONTEXT_LENGTH = 32768
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -33,10 +35,21 @@ def commands() -> None:
 def prepare(
     recipe: Annotated[Path, typer.Argument(help="Data recipe, JSON or YAML.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the prepared files.", show_default=False)],
-    model: Annotated[Path, typer.Option(help="Checkpoint folder with config.json and tokenizer.json.", show_default=False)],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoint folder with config.json and tokenizer.json. [default: model of the recipe]", show_default=False
+        ),
+    ] = None,
     context_length: Annotated[
-        list[int], typer.Option(min=1, help="Tokens that a sample may have; repeat it for several stages.", show_default=False)
-    ],
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Tokens that a sample may have; repeat it for several stages. "
+            f"[default: context_lengths of the recipe, or {_CONTEXT_LENGTH}]",
+            show_default=False,
+        ),
+    ] = None,
     fps: Annotated[float, typer.Option(min=0.001, help="Frames wished per second of video.")] = 2.0,
     min_frames: Annotated[
         int, typer.Option(min=1, help="Fewest frames of a video; without room for them a sample is rejected.")
@@ -63,6 +76,7 @@ def prepare(
         cli_media.fail(error)
 
 
+cli_packs.add_to(app)
 cli_media.add_to(app)
 curate_command.add_to(app)
 
@@ -75,8 +89,8 @@ def main() -> None:
 def _prepare(
     recipe: Path,
     out: Path,
-    model: Path,
-    context_lengths: list[int],
+    model: Path | None,
+    context_lengths: list[int] | None,
     fps: float,
     min_frames: int,
     dialect: str,
@@ -86,18 +100,27 @@ def _prepare(
     workers: int | None,
     page: bool,
 ) -> None:
+    from eagle_data.annotation_files import count_records
     from eagle_data.checkpoint_rules import rules_of_checkpoint
     from eagle_data.dialect import get_dialect
     from eagle_data.prepare import prepare as prepare_datasets
     from eagle_data.prepare_counts import summary
-    from eagle_data.prepare_progress import ProgressLine, count_lines
-    from eagle_data.recipe import load_data_recipe
+    from eagle_data.prepare_progress import ProgressLine
+    from eagle_data.recipe import load_prepare_recipe
     from eagle_data.tokens import PromptTokenizer
 
-    datasets = load_data_recipe(recipe)
+    read = load_prepare_recipe(recipe)
+    datasets, model = read.datasets, model or read.model
+    if model is None:
+        raise ValueError(
+            f"{recipe} names no checkpoint folder; write model: FOLDER into it, or pass --model FOLDER "
+            "(its config.json and tokenizer.json are needed)"
+        )
+    lengths = list(dict.fromkeys(context_lengths or read.context_lengths or (_CONTEXT_LENGTH,)))
     rules = rules_of_checkpoint(model, fps=fps, min_frames=min_frames, dialect=get_dialect(dialect))
     shown = sys.stderr.isatty()
-    totals = {name: count_lines(entry.annotation) if shown else None for name, entry in datasets.items()}
+    counted = {name for name, entry in datasets.items() if shown and entry.annotation.exists()}
+    totals = {name: count_records(entry.annotation) if name in counted else None for name, entry in datasets.items()}
     line = ProgressLine(sys.stderr, totals)
     if workers is None:
         workers = 0 if engine == "ray" else len(os.sched_getaffinity(0))
@@ -105,7 +128,7 @@ def _prepare(
         reports = prepare_datasets(
             datasets,
             out,
-            context_lengths=dict.fromkeys(datasets, context_lengths),
+            context_lengths=dict.fromkeys(datasets, lengths),
             rules=rules,
             tokenizer=PromptTokenizer.from_folder(model),
             verify=verify,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -66,10 +66,18 @@ def collate(
     tokens of its sample, "sqrt_turn" of its turn (upstream section 1.7; the normaliser is applied later, over the
     whole optimiser step). `prompt_weight` above 0 also learns the tokens that are not supervised, each with this weight:
     plain language modelling, for pretraining on text. `dummy_tile` adds one white tile of flag 0 to a text-only pack,
-    for engines whose ranks must all run the vision tower.
+    for engines whose ranks must all run the vision tower. Raises ValueError for no samples, another `weighting`, and a sample
+    whose labels are not as many as its tokens.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample")
+    if weighting not in get_args(LossWeighting):
+        raise ValueError(f"there is no weighting {weighting!r}; use {', '.join(get_args(LossWeighting))}")
+    for sample in samples:
+        if len(sample.labels) != len(sample.input_ids):
+            raise ValueError(
+                f"{sample.where}: {len(sample.labels)} labels for {len(sample.input_ids)} tokens; give one label a token"
+            )
     lengths = [len(sample.input_ids) for sample in samples]
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     shifted = [_shift(sample.labels) for sample in samples]

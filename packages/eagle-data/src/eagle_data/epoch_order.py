@@ -9,6 +9,7 @@ cryptography.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 _ROUNDS = 8
 _SORTED = 4096
 """Up to this size places are sorted by hash instead: a Feistel network of so few bits prefers some places."""
+_ALMOST_WHOLE = 1e-6
+"""A number of rows this near to a whole one is that one: 0.2 of 1000 rows are 200, however floats multiply."""
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # the finaliser of splitmix64
 
 
@@ -67,6 +70,14 @@ def _hash(values: np.ndarray, key: np.uint64) -> np.ndarray:
     return mixed
 
 
+def _rounded(number: float, *key: Any) -> int:
+    """`number` or, where it is not whole, one of its neighbours, drawn by `key` so that `number` is the mean over keys."""
+    if abs(number - round(number)) <= _ALMOST_WHOLE:
+        return round(number)
+    drawn = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") / 2**64
+    return math.floor(number) + (drawn < number - math.floor(number))
+
+
 @dataclass(frozen=True)
 class Draws:
     """Some draws of an epoch, int64 each of one shape: `source` and its `row`, and which `copy` of the row, from 0."""
@@ -79,14 +90,22 @@ class Draws:
 class EpochOrder:
     """Epoch `epoch` of a mixture: `sizes[s]` rows of source s, `repeats[s]` passes over them.
 
-    A repeat of 2.5 is every row twice and half of the rows, drawn anew each epoch, once more. `size` is the number of
-    draws, the same in every epoch.
+    A repeat of 2.5 is every row twice and half of the rows, drawn anew each epoch, once more. Where that half is no whole
+    number of rows, it is the next lower or the next higher one, drawn for each epoch and source so that epochs have the right
+    number on average: one row at 0.5 is in about every other epoch. `size` is the number of draws. Raises ValueError for a
+    repeat that is negative or not finite.
     """
 
     def __init__(self, sizes: Sequence[int], repeats: Sequence[float], *, seed: int, epoch: int):
         self._sizes = np.asarray(sizes, dtype=np.int64)
+        for source, repeat in enumerate(repeats):
+            if not (math.isfinite(repeat) and repeat >= 0):
+                raise ValueError(f"source {source} has repeat {repeat}; give a finite number of passes that is not negative")
         self._whole = np.asarray([int(repeat) for repeat in repeats], dtype=np.int64)
-        parts = [round((repeat - int(repeat)) * size) for size, repeat in zip(sizes, repeats, strict=True)]
+        parts = [
+            _rounded((repeat - int(repeat)) * size, "rounding", source, int(seed), int(epoch))
+            for source, (size, repeat) in enumerate(zip(sizes, repeats, strict=True))
+        ]
         self._starts = np.concatenate([[0], np.cumsum(self._whole * self._sizes + np.asarray(parts, dtype=np.int64))])
         self._parts = [source for source, part in enumerate(parts) if part]
         self._key = (int(seed), int(epoch))

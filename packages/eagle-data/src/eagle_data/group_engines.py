@@ -64,7 +64,7 @@ class LocalPool:
         if workers < 1:
             raise ValueError(f"workers={workers}: a pool has at least one process")
         self.workers = workers
-        self._tokenizer = tokenizer_text(tokenizer)
+        self._tokenizer = tokenizer.to_text()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="eagle-data-prepare")
         self._own = threading.local()
         self._all: list[_Worker] = []
@@ -197,7 +197,7 @@ def serve(mark: int) -> None:
     shared = mmap.mmap(mark, 8)
     questions = sys.stdin.buffer
     try:
-        worker = GroupWorker(tokenizer_of_text(pickle.load(questions)))
+        worker = GroupWorker(PromptTokenizer.from_text(pickle.load(questions)))
         while True:
             task, left_out = pickle.load(questions)
             answer: Any = None
@@ -213,18 +213,6 @@ def serve(mark: int) -> None:
             answers.flush()
     except (EOFError, BrokenPipeError):
         os._exit(0)  # the driver is gone or done
-
-
-def tokenizer_text(tokenizer: PromptTokenizer) -> str:
-    """The tokenizer as text for another process."""
-    return tokenizer._plain.to_str()
-
-
-def tokenizer_of_text(text: str) -> PromptTokenizer:
-    """The tokenizer that `tokenizer_text` wrote; it has the same fingerprint."""
-    from tokenizers import Tokenizer
-
-    return PromptTokenizer(Tokenizer.from_str(text))
 
 
 def _set_mark(mark: mmap.mmap, record: int) -> None:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from eagle_data.errors import EagleDataError
-from eagle_data.group_engines import Task, tokenizer_of_text, tokenizer_text
+from eagle_data.group_engines import Task
 from eagle_data.group_work import GroupWorker
 from eagle_data.tokens import PromptTokenizer
 
@@ -42,7 +42,7 @@ class RayEngine:
             ray.init(**({} if joined else {"num_cpus": workers, "include_dashboard": False}), log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
         self.workers = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        self._tokenizer = ray.put(tokenizer_text(tokenizer))
+        self._tokenizer = ray.put(tokenizer.to_text())
 
     def __enter__(self) -> RayEngine:
         return self
@@ -83,7 +83,7 @@ class _RayWorker:
         import ray
 
         text = ray.get(tokenizer) if isinstance(tokenizer, ray.ObjectRef) else tokenizer
-        self._worker = GroupWorker(tokenizer_of_text(text))
+        self._worker = GroupWorker(PromptTokenizer.from_text(text))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         keys = []

@@ -15,8 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from eagle_data import __version__
 from eagle_data.ads import Planner, VisualPlan, VisualRules
 from eagle_data.ads_bound import optimum
@@ -25,9 +23,10 @@ from eagle_data.annotations import Reject, read_record
 from eagle_data.encode import Encoded, encode
 from eagle_data.errors import EagleDataError, MediaError, SampleError
 from eagle_data.fetch import Fetch
-from eagle_data.group_results import GroupResult, GroupStore, Refusal, StoredIndex
+from eagle_data.group_results import GroupResult, GroupRows, GroupStore, Refusal, StoredIndex
 from eagle_data.media_probes import MediaProbes
 from eagle_data.media_stamps import MediaStamps
+from eagle_data.prepared_rows import ROWS, Row, batches_of, facts_schema, samples_schema
 from eagle_data.samples import DocumentRef, Sample, VideoRef
 from eagle_data.tokens import PromptTokenizer
 from eagle_data.units import units_to_json
@@ -35,10 +34,10 @@ from eagle_data.units import units_to_json
 if TYPE_CHECKING:
     from eagle_data.media.frame_index import FrameIndex
 
-FORMAT = 4
+FORMAT = 5
 """Version of the prepared files."""
-ROWS, TOKENS = 128, 1 << 20
-"""A row group of the prepared file has at most so many rows, and no row more once it has so many tokens."""
+TOKENS = 1 << 20
+"""A row group gets no row more once it has so many tokens."""
 LATER = (
     "cli*",
     "collate*",
@@ -220,7 +219,7 @@ class _Group:
             return
         tally.prepared += 1
         for n, plan in planned.plans.items():
-            self._rows[n].add(at, planned.encoded[n], plan)
+            self._rows[n].add(Row(at, planned.encoded[n], plan.record))
             tokens = self.settings.rules.tokens_per_tile
             tally.add_plan(n, plan, optimum_tiles=planned.most[n], tokens_per_tile=tokens)
         if self.result.example is None or (planned.plans[max(planned.plans)].tiles and not self.result.example["units"]):
@@ -237,57 +236,38 @@ class _Group:
 
 
 class _Rows:
-    """The rows of one context length, written to an Arrow stream batch by batch, so that tokens lie compressed in memory."""
+    """The rows of one context length, written to Arrow streams batch by batch, so that tokens lie compressed in memory."""
 
     def __init__(self) -> None:
         import pyarrow as pa
 
-        self._sink = pa.BufferOutputStream()
         options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
-        self._writer = pa.ipc.new_stream(self._sink, row_schema(), options=options)
-        self._held: list[tuple[int, Encoded, VisualPlan]] = []
+        self._facts, self._samples = pa.BufferOutputStream(), pa.BufferOutputStream()
+        self._writers = (
+            pa.ipc.new_stream(self._facts, facts_schema()),
+            pa.ipc.new_stream(self._samples, samples_schema(), options=options),
+        )
+        self._held: list[Row] = []
         self._tokens = 0
 
-    def add(self, at: int, encoded: Encoded, plan: VisualPlan) -> None:
-        self._held.append((at, encoded, plan))
-        self._tokens += len(encoded.input_ids)
+    def add(self, row: Row) -> None:
+        self._held.append(row)
+        self._tokens += len(row.encoded.input_ids)
         if len(self._held) == ROWS or self._tokens >= TOKENS:
             self._flush()
 
-    def finish(self) -> bytes:
-        """The whole stream."""
+    def finish(self) -> GroupRows:
+        """All of them."""
         if self._held:
             self._flush()
-        self._writer.close()
-        return self._sink.getvalue().to_pybytes()
+        for writer in self._writers:
+            writer.close()
+        return GroupRows(self._facts.getvalue().to_pybytes(), self._samples.getvalue().to_pybytes())
 
     def _flush(self) -> None:
-        import pyarrow as pa
-
-        all_encoded = [encoded for _, encoded, _ in self._held]
-        lengths = np.array([len(encoded.input_ids) for encoded in all_encoded], dtype=np.int32)
-        ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-        columns = [
-            pa.array([at for at, _, _ in self._held], pa.int32()),
-            pa.ListArray.from_arrays(ends, pa.array(np.concatenate([encoded.input_ids for encoded in all_encoded]))),
-            pa.ListArray.from_arrays(ends, pa.array(np.concatenate([encoded.labels for encoded in all_encoded]))),
-            pa.array([units_to_json(encoded.units) for encoded in all_encoded], pa.string()),
-            pa.array([encoded.tiles for encoded in all_encoded], pa.int32()),
-            pa.array(lengths),
-            pa.array([",".join(plan.record) for _, _, plan in self._held], pa.string()),
-        ]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=row_schema()))
+        for writer, batch in zip(self._writers, batches_of(self._held), strict=True):
+            writer.write_batch(batch)
         self._held, self._tokens = [], 0
-
-
-def row_schema() -> Any:
-    """The columns of a group's rows: those of the prepared file, with `number` in place of `where`."""
-    import pyarrow as pa
-
-    from eagle_data.prepared import prepared_schema
-
-    fields = list(prepared_schema())
-    return pa.schema([pa.field("number", pa.int32()) if field.name == "where" else field for field in fields])
 
 
 def _with_pages(document: DocumentRef, probes: MediaProbes) -> DocumentRef:

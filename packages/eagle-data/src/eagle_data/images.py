@@ -21,10 +21,10 @@ from PIL import Image, UnidentifiedImageError
 from .errors import MediaError, MissingMediaError
 from .fetch import Fetch, fetch_bytes, is_address
 from .lmdb_store import read_lmdb
-from .parquet_cells import read_cell
 from .pdf_pages import is_pdf, page_picture, page_size
 from .picture_modes import DECODE_ERRORS, orientation, to_rgb, upright
-from .references import Reference, local_path, parse_reference
+from .references import Reference, check_regular, local_path, parse_reference
+from .table_cells import read_cell
 from .tar_members import read_member
 
 __all__ = ["ImageSource", "image_bytes", "image_size", "load_image", "local_path", "source_name"]
@@ -65,7 +65,7 @@ def load_image(
         A new RGB picture, rotated as EXIF says, alpha laid on white, 16-bit scaled to 8. The first frame of an animation.
 
     Raises:
-        MediaError: missing, truncated, corrupt, oversized or unknown file, naming it.
+        MediaError: missing, truncated, corrupt, oversized or unknown file, naming it; also a pipe, a device or a folder.
     """
     name = source_name(source)
     with _opened(source, name, fetch, max_pixels) as image:
@@ -92,6 +92,7 @@ def image_size(source: ImageSource, *, fetch: Fetch | None = None) -> tuple[int,
     """
     name = source_name(source)
     if isinstance(source, str | Path) and (page := parse_reference(os.fspath(source))).kind == "pdf":
+        check_regular(page.file)
         return page_size(page.file, page.file, page.page)
     with _opened(source, name, fetch, MAX_PIXELS) as image:
         width, height = image.size
@@ -173,9 +174,10 @@ def _binary(source: Any, name: str, fetch: Fetch | None) -> str | io.BytesIO | R
     if is_address(text):
         return io.BytesIO(fetch_bytes(text, fetch))
     reference = parse_reference(text)
+    check_regular(reference.file)
     if reference.kind == "tar":
         return io.BytesIO(read_member(reference.file, reference.inner))
-    if reference.kind == "parquet":
+    if reference.kind == "cell":
         return io.BytesIO(read_cell(reference.file, *reference.cell))
     return reference if reference.kind == "pdf" else reference.file
 
@@ -184,6 +186,8 @@ def _mapped(source: Mapping[str, Any]) -> bytes:
     keys = set(source)
     if keys == set(_MAPPINGS[0]):
         return read_lmdb(source["lmdb_file"], source["lmdb_key"])
+    for key in keys & {"tar_file", "parquet_file"}:
+        check_regular(os.fspath(source[key]))
     if keys == set(_MAPPINGS[1]):
         return read_member(os.fspath(source["tar_file"]), source["tar_member"])
     if keys == set(_MAPPINGS[2]):

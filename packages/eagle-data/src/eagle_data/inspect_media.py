@@ -17,9 +17,9 @@ from eagle_data.fetch import Fetch, allowed, is_address
 from eagle_data.frame_files import chosen_frames
 from eagle_data.images import image_size, load_image
 from eagle_data.lmdb_store import LmdbStore
-from eagle_data.parquet_cells import byte_columns
 from eagle_data.policies import Policy, Rate, choose
 from eagle_data.references import parse_reference
+from eagle_data.table_cells import byte_columns
 from eagle_data.tar_members import member_names
 from eagle_data.tiling import choose_grid, tiles_for
 from eagle_data.video import Video, open_video
@@ -84,7 +84,7 @@ def _moves(text: str, fetch: Fetch | None) -> bool:
         try:
             image_size(text)
         except MediaError:
-            return reference.kind in ("tar", "parquet")
+            return reference.kind in ("tar", "cell")
         return False
     return _shows_several(reference.file)
 

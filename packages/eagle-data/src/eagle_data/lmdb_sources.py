@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 
 from .errors import EagleDataError, MediaError, MissingMediaError
 from .images import image_bytes
-from .parquet_cells import bytes_of_cell
+from .table_cells import bytes_of_cell
 
 __all__ = ["Annotations", "Entry", "LmdbSource", "key_of", "name_of", "open_source", "rewrite", "text_of"]
 

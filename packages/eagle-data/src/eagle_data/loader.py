@@ -8,36 +8,20 @@ number of ranks and workers. The state is a place in the stream, the same on all
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import closing
+from dataclasses import asdict, replace
 from typing import Any
 
 from eagle_data.dealing import PackCost
-from eagle_data.pack_loading import BadMedia, Pack, PackLoading, Rows, Source, TileChoice
+from eagle_data.load_report import LoadReport
+from eagle_data.pack_loading import BadMedia, Pack, PackLoading, Rows, Source, TileChoice, content_digest
 from eagle_data.pack_stream import PackStream, Place, StreamPlan, Window
 from eagle_data.packing import BUFFER, Mode
 
-_FAILURES_KEPT = 100
-
-
-@dataclass
-class LoadReport:
-    """What a loader has yielded since it was made: `packs`, `samples`, samples whose media could not be read (`failed`),
-    how many of those got a stand-in, and the `first` failures as `(where, reason)`."""
-
-    packs: int = 0
-    samples: int = 0
-    failed: int = 0
-    replaced: int = 0
-    first: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, pack: Pack) -> None:
-        self.packs += 1
-        self.samples += len(pack.samples)
-        self.failed += len(pack.failures)
-        self.replaced += len(pack.stand_ins)
-        self.first += pack.failures[: _FAILURES_KEPT - len(self.first)]
+_EPOCHS_KEPT = 64
+_NEEDED = ("seed", "data", "consumed", "offset", "place", "global_batch", "phase", "epoch_sizes")
 
 
 def by_weight(datasets: Sequence[Rows], weights: Sequence[float], *, samples: int, augment: bool = False) -> list[Source]:
@@ -62,10 +46,16 @@ class StatefulLoader:
     rank when None, are a step; within `window_steps` of them packs of like `cost` meet. `mode`, `group` and `buffer` are those
     of `StreamPlan`.
 
-    `bad_media` says what becomes of a sample whose media cannot be read; each attempt is reported in `Pack.failures` and
-    counted in `report`. `load` chooses the tiles of each pack that this process decodes, as for ranks that share a pack and
-    divide its pictures (`VisionPlan.loads` of eagle-parallel answers for a tile and a rank); tokens and labels are those of
-    the whole pack. It is called once a pack, from the workers' threads; bad media then give zeros, as `PackLoading` says.
+    `bad_media` says what becomes of a sample whose media cannot be read: "substitute" gives another sample of its source in its
+    room, and blanks it where none is found; "blank" keeps its tokens with zero pixels and nothing supervised; "leave_out" drops
+    it, so that a pack may come out empty. It is in `Pack.failures` and counted in `report`.
+
+    `load` chooses the tiles of each pack that this process decodes, as for ranks that share a pack and divide its pictures
+    (`VisionPlan.loads` of eagle-parallel answers for a tile and a rank); tokens and labels are those of the whole pack. It is
+    called once a pack, from the workers' threads; bad media then give zeros, as `PackLoading` says.
+
+    One iterator is live at a time: after another `iter`, `load_state_dict` or `seek`, an older one raises RuntimeError at its
+    next step.
     """
 
     def __init__(
@@ -87,7 +77,7 @@ class StatefulLoader:
         buffer: int = BUFFER,
         window_steps: int = 16,
         cost: PackCost | None = None,
-        bad_media: BadMedia = "leave_out",
+        bad_media: BadMedia = "substitute",
         load: TileChoice | None = None,
     ):
         if not sources or not any(len(source.dataset) for source in sources):
@@ -116,25 +106,30 @@ class StatefulLoader:
             [source.repeat for source in sources],
             plan,
             names=[source.dataset.name for source in sources],
+            digests=[content_digest(source.dataset) for source in sources],
         )
         self.plan = plan
         self._loading = PackLoading(self.sources, tile_size, use_thumbnail, seed, bad_media, load)
         self._epoch_sizes: dict[int, int] = {}
         self._data = self._stream.fingerprint()
+        self._live = 0  # which iterator may go on
         self._consumed = 0
         self._phase = (0, 0)  # a stream position at which so many packs of a step had been taken
         self._places: deque[tuple[int, Place]] = deque([(0, Place(group=batch))])
 
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the stream after what the whole world has consumed: JSON values, a few kilobytes.
+    def state_dict(self, *, counts: bool | None = None) -> dict[str, Any]:
+        """The place in the stream after what the whole world has consumed: JSON values.
 
-        It is the same on all ranks once each has taken the same number of packs.
+        It is the same on all ranks once each has taken the same number of packs. With `counts` it holds `report` as well, which
+        is each rank's own; None means with one rank only. Whatever the data it is bounded: at most `buffer` draws that wait,
+        about 12 bytes each, some counted epochs, and at most 20 failures cut to 300 characters; under 100 kB at the default
+        buffer.
         """
         while self._places[-1][0] < self._consumed:
             # Another rank may be in a window that this one has not come to; the state has to be the same.
             self._note(self._places[-1][0], self._stream.window(self._places[-1][1]))
         start, place = self._place()
-        return {
+        state: dict[str, Any] = {
             "seed": self.plan.seed,
             "data": self._data,
             "consumed": self._consumed,
@@ -142,34 +137,48 @@ class StatefulLoader:
             "place": {**asdict(place), "wait": list(place.wait)},
             "global_batch": self.plan.global_batch,
             "phase": self._phase_at(self._consumed),
-            "epoch_sizes": {str(epoch): size for epoch, size in self._epoch_sizes.items()},
+            "epoch_sizes": {str(epoch): size for epoch, size in list(self._epoch_sizes.items())[-_EPOCHS_KEPT:]},
         }
+        if self.world == 1 if counts is None else counts:
+            state["report"] = self.report.state()
+        return state
 
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Go on after `state`, also with another number of ranks, workers or packs a step.
 
         Where the window that the state lies in was dealt for another `global_batch`, it is finished as it was dealt.
-        Raises ValueError for another seed, and for other rows, repeats or packing; with strict=False the latter go on at
-        the same number of packs of their own stream, which has no exact place for them.
+        Raises ValueError for a state that lacks something, for another seed, and for other data, repeats or packing; with
+        strict=False the latter go on at the same number of packs of their own stream, which has no exact place for them.
         """
+        missing = [name for name in _NEEDED if name not in state]
+        if missing:
+            raise ValueError(f"the state of the loader lacks {', '.join(missing)}; give what state_dict returned, whole")
         if state["seed"] != self.plan.seed:
             raise ValueError(f"the state was drawn from seed {state['seed']}, this loader from {self.plan.seed}")
         if state["data"] != self._data:
             if strict:
                 raise ValueError(
-                    "the state was taken with other rows, repeats or packing than this loader's; give the same prepared data and "
+                    "the state was taken with other data, repeats or packing than this loader's; give the same prepared data and "
                     "settings, or strict=False to go on at the same number of packs"
                 )
             self.seek(state["consumed"])
+            self._take_counts(state)
             return
         place = state["place"]
+        self._live += 1
         self._consumed = state["consumed"]
         self._places = deque([(self._consumed - state["offset"], Place(**{**place, "wait": tuple(place["wait"])}))])
         self._phase = (self._consumed, state["phase"] if state["global_batch"] == self.plan.global_batch else 0)
         self._epoch_sizes = {int(epoch): size for epoch, size in state["epoch_sizes"].items()}
+        self._take_counts(state)
+
+    def _take_counts(self, state: dict[str, Any]) -> None:
+        if "report" in state:
+            self.report = LoadReport.from_state(state["report"])
 
     def seek(self, consumed: int) -> None:
         """Go to a number of packs from the beginning, which packs everything before it."""
+        self._live += 1
         self._consumed, self._phase = 0, (0, 0)
         self._places = deque([(0, Place(group=self.plan.global_batch))])
         for start, window in self._windows():
@@ -250,15 +259,29 @@ class StatefulLoader:
             yield start, window
 
     def __iter__(self) -> Iterator[Pack]:
-        """Packs of this rank, for ever; a pack counts as consumed once it has been yielded."""
+        """Packs of this rank, for ever; a pack counts as consumed once it has been yielded. Older iterators may not go on."""
+        self._live += 1
+        return self._packs(self._live)
+
+    def _packs(self, own: int) -> Iterator[Pack]:
+        self._check_live(own)
         begun = self._consumed
         mine = (item for item in self._flat(self._noted(), begun) if (item[0] - begun) % self.world == self.rank)
-        for position, pack in self._loaded(mine):
-            self._consumed = position - self.rank + self.world
-            self.report.add(pack)
-            yield pack
+        with closing(self._loaded(mine)) as loaded:
+            for position, pack in loaded:
+                self._consumed = position - self.rank + self.world
+                self.report.add(pack)
+                yield pack
+                self._check_live(own)
 
-    def _loaded(self, mine: Iterator[tuple[int, int, tuple[int, ...]]]) -> Iterator[tuple[int, Pack]]:
+    def _check_live(self, own: int) -> None:
+        if own != self._live:
+            raise RuntimeError(
+                "this iterator is not live any more: the loader was iterated again, or load_state_dict or seek moved it; "
+                "take packs from a new iter(loader)"
+            )
+
+    def _loaded(self, mine: Iterator[tuple[int, int, tuple[int, ...]]]) -> Generator[tuple[int, Pack], None, None]:
         if self.workers == 0:
             for position, epoch, draws in mine:
                 yield position, self._loading(epoch, position, self._stream.members(epoch, draws))

@@ -8,6 +8,7 @@ there costs packing one window again. No media and no tokens: only lengths and t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ from eagle_data.epoch_order import Draws, EpochOrder
 from eagle_data.packing import BUFFER, Budget, Mode, drain, make_packer, too_large
 
 _CHUNK = 4096
+_MOST_DRAWS = 1 << 40
+_LEAST_DRAWS = 0.5
+"""Below this many samples an epoch, on average, most epochs would be empty."""
 _WINDOW_SAMPLES = 1 << 16
 """Samples after which a window ends with its step, so that going on within it takes well under a second."""
 
@@ -79,7 +83,8 @@ class Window:
 class PackStream:
     """Packs over sources of `lengths[s]` and `tiles[s]` (int arrays, a row each) repeated `repeats[s]` times an epoch.
 
-    Raises ValueError where a row exceeds a budget alone, named by `names[s]`, or an epoch holds no sample.
+    `names[s]` names a source in errors, `digests[s]` says what its rows hold, for the fingerprint. Raises ValueError where a row
+    exceeds a budget alone, a repeat is negative or not finite, or an epoch holds no sample or 2^40.
     """
 
     def __init__(
@@ -90,10 +95,12 @@ class PackStream:
         plan: StreamPlan,
         *,
         names: Sequence[str] | None = None,
+        digests: Sequence[str] = (),
     ):
         self.plan = plan
         self._sizes = [len(one) for one in lengths]
         self._repeats = [float(repeat) for repeat in repeats]
+        self._contents = list(zip(names or (), digests, strict=False))
         for number, (tokens, count) in enumerate(zip(lengths, tiles, strict=True)):
             over = np.asarray(tokens) > plan.context_length
             if plan.max_tiles is not None:
@@ -108,14 +115,21 @@ class PackStream:
         self._bases = np.concatenate([[0], np.cumsum(self._sizes)])[:-1].astype(np.int64)
         self._order: EpochOrder | None = None
         self._order_of = -1
-        self.epoch_samples = self.order(0).size
-        if not self.epoch_samples:
+        for number, repeat in enumerate(self._repeats):
+            name = names[number] if names else f"source {number}"
+            if not (math.isfinite(repeat) and repeat >= 0):
+                raise ValueError(f"{name}: repeat {repeat} is no number of passes; give a finite one that is not negative")
+        expected = sum(size * repeat for size, repeat in zip(self._sizes, self._repeats, strict=True))
+        if expected < _LEAST_DRAWS:
             raise ValueError("an epoch of this mixture holds no sample; raise repeat_time")
+        if expected >= _MOST_DRAWS:
+            raise ValueError(f"an epoch of this mixture holds {expected:g} samples; lower repeat_time")
 
     def fingerprint(self) -> str:
         """Equal for two streams that give the same packs; 16 hexadecimal digits. The global batch is not part of it."""
         plan = {name: value for name, value in asdict(self.plan).items() if name != "global_batch"}
-        digest = hashlib.blake2b(repr((plan, self._sizes, self._repeats)).encode(), digest_size=8)
+        contents = repr((plan, self._sizes, self._repeats, self._contents))
+        digest = hashlib.blake2b(contents.encode("utf-8", "backslashreplace"), digest_size=8)
         digest.update(self._lengths.data)
         digest.update(self._tiles.data)
         return digest.hexdigest()
@@ -137,7 +151,9 @@ class PackStream:
         return self._pack(Place(epoch), _Feed(self, self.order(epoch), 0))
 
     def window(self, place: Place) -> Window:
-        """The window that begins at `place`."""
+        """The window that begins at `place`, or with the next epoch that holds a sample."""
+        while not self.order(place.epoch).size:
+            place = Place(place.epoch + 1, group=place.group, head=place.head)
         order = self.order(place.epoch)
         feed = _Feed(self, order, place.cursor)
         packs: list[tuple[int, ...]] = []

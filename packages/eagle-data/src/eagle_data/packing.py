@@ -2,7 +2,8 @@
 
 Three modes. `BestFit` starts each pack with the sample that has waited longest and adds the longest one that still
 fits, so packs are full and no sample waits for more packs than there were samples before it. `LikeLength` adds
-the nearest in length instead, up to a number of samples. `Single` packs nothing. Integers only, no I/O.
+the nearest in length instead, up to a number of samples. `Single` packs nothing. Where a pack takes more samples than
+may wait, more come in while it is being filled. Integers only, no I/O.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from typing import Literal, Protocol, TypeAlias
 Mode: TypeAlias = Literal["packed", "grouped", "unpacked"]
 
 BUFFER = 1024
-"""Samples that wait for a pack. More make packs fuller at long contexts; 256 already suffice at 32768 tokens."""
+"""Samples that wait for a pack. More give a longer choice; a pack may hold any number, since the buffer refills as it fills."""
 
 _DRAW_BITS = 40
 _LAST_DRAW = (1 << _DRAW_BITS) - 1
 _SCAN = 64
 """Waiting samples that are looked at for one that fits the other budget as well."""
+
+
+def _nothing() -> None:
+    """Nothing more comes."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,11 @@ class Packer(Protocol):
         """Let samples wait. Each must fit the budget alone, and be younger than all before it."""
         ...
 
-    def take(self) -> tuple[int, ...]:
-        """The next pack, draws ascending, which holds the oldest sample; IndexError where none waits."""
+    def take(self, low: int = 0, more: Callable[[], object] = _nothing) -> tuple[int, ...]:
+        """The next pack, draws ascending, which holds the oldest sample; IndexError where none waits.
+
+        `more` is called whenever fewer than `low` samples wait for the rest of the pack, and may `add` some.
+        """
         ...
 
     def waiting(self) -> list[int]:
@@ -68,6 +76,12 @@ class _Ages:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def _let_wait(self, draws: Sequence[int]) -> None:
+        """Note the ages of draws that are in `_known`; those of samples that left are dropped before they are many."""
+        self._ages.extend(draws)
+        if len(self._ages) > 4 * len(self._known) + 64:
+            self._ages = deque(self.waiting())
 
     def _oldest(self) -> tuple[int, int, int]:
         """Remove the oldest and return its draw, length and tiles."""
@@ -101,9 +115,9 @@ class BestFit(_Ages):
                 insort(self._by_tiles, (count << _DRAW_BITS) | (_LAST_DRAW - draw))
             else:
                 insort(self._plain, (length << _DRAW_BITS) | (_LAST_DRAW - draw))
-        self._ages.extend(draws)
+        self._let_wait(draws)
 
-    def take(self) -> tuple[int, ...]:
+    def take(self, low: int = 0, more: Callable[[], object] = _nothing) -> tuple[int, ...]:
         known, plain = self._known, self._plain
         draw, length, tiles = self._oldest()
         self._remove(draw, length, tiles)
@@ -111,6 +125,8 @@ class BestFit(_Ages):
         room = self._budget.max_tokens - length
         tile_room = 0 if self._budget.max_tiles is None else self._budget.max_tiles - tiles
         while True:
+            if len(known) < low:
+                more()
             at = bisect_left(plain, (room + 1) << _DRAW_BITS) - 1
             draw = _LAST_DRAW - (plain[at] & _LAST_DRAW) if at >= 0 else -1
             if tile_room > 0 and self._pictured:
@@ -164,15 +180,20 @@ class LikeLength(_Ages):
         for draw, length, count in zip(draws, lengths, tiles, strict=True):
             self._known[draw] = length, count
             insort(self._by_length, (length, draw))
-        self._ages.extend(draws)
+        self._let_wait(draws)
 
-    def take(self) -> tuple[int, ...]:
-        draw, first, tiles = self._oldest()
+    def take(self, low: int = 0, more: Callable[[], object] = _nothing) -> tuple[int, ...]:
+        oldest, first, tiles = self._oldest()
         waiting = self._by_length
-        at = bisect_right(waiting, (first, draw)) - 1
+        at = bisect_right(waiting, (first, oldest)) - 1
         waiting.pop(at)
-        members, tokens = [draw], first
-        while len(members) < self._group and waiting:
+        members, tokens = [oldest], first
+        while len(members) < self._group:
+            if len(waiting) < low:
+                more()
+                at = bisect_right(waiting, (first, oldest))
+            if not waiting:
+                break
             shorter = at > 0 and (at == len(waiting) or first - waiting[at - 1][0] <= waiting[at][0] - first)
             at -= shorter
             length, draw = waiting[at]
@@ -191,9 +212,9 @@ class Single(_Ages):
 
     def add(self, draws: Sequence[int], lengths: Sequence[int], tiles: Sequence[int]) -> None:
         self._known.update(zip(draws, zip(lengths, tiles, strict=True), strict=True))
-        self._ages.extend(draws)
+        self._let_wait(draws)
 
-    def take(self) -> tuple[int, ...]:
+    def take(self, low: int = 0, more: Callable[[], object] = _nothing) -> tuple[int, ...]:
         return (self._oldest()[0],)
 
 
@@ -213,14 +234,23 @@ def make_packer(mode: Mode, budget: Budget, *, group: int = 1) -> Packer:
 def drain(
     packer: Packer, feed: Callable[[int], tuple[Sequence[int], Sequence[int], Sequence[int]]], *, buffer: int
 ) -> Iterator[tuple[int, ...]]:
-    """Packs until nothing is left; `feed(n)` gives at most n new draws, lengths and tiles, fewer only at the end."""
-    while True:
+    """Packs until nothing is left; `feed(n)` gives at most n new draws, lengths and tiles, fewer only at the end.
+
+    Up to `buffer` samples wait when a pack is begun; they are made up to `buffer` again whenever a pack has left fewer than
+    half of them.
+    """
+    low = (buffer + 1) // 2
+
+    def more() -> None:
         wanted = buffer - len(packer)
         if wanted > 0:
             packer.add(*feed(wanted))
+
+    while True:
+        more()
         if not len(packer):
             return
-        yield packer.take()
+        yield packer.take(low, more)
 
 
 def pack(
@@ -237,7 +267,8 @@ def pack(
     """Pack the samples `order` (indices into `lengths` and `tiles`) and return packs of indices.
 
     Every index of `order` is in exactly one pack, as often as it occurs there. At most `buffer` samples wait at a time,
-    and each pack takes the one that waited longest, so a sample is packed at most `buffer` packs after its turn came.
+    and each pack takes the one that waited longest, so a sample is packed at most `buffer` packs after its turn came. A pack
+    holds as many samples as its budget takes, also more than `buffer`.
     Raises ValueError for a sample that exceeds a budget alone.
     """
     if buffer < 1:

@@ -42,7 +42,8 @@ def number_placeholders(
     - A kind that no turn mentions is put before the first user turn, in order.
     - An assistant turn is text: placeholders in it stay as they are written.
 
-    Raises SampleError where the mentioned numbers are not exactly 1..n, each once, or spellings are mixed.
+    Raises SampleError where the mentioned numbers are not exactly 1..n, each once, spellings are mixed, or only an answer
+    mentions the media: the release would show them there, and nothing can be shown inside what is learned.
     """
     counts = {"image": images, "video": videos, "document": documents}
     mentioned: dict[str, list[int]] = {kind: [] for kind in counts}
@@ -67,6 +68,8 @@ def number_placeholders(
         if len(spellings[kind]) > 1:
             raise SampleError(where, f"both <{kind}> and numbered <{kind}-k> placeholders are used; use one spelling", MISMATCH)
         if not seen:
+            if count:
+                _refuse_shown_in_answers(messages, kind, where)
             prefix += "".join(f"<{kind}-{k}>" for k in range(1, count + 1))
         elif sorted(seen) != list(range(1, count + 1)):
             listed = ", ".join(f"<{kind}-{k}>" for k in seen[:8]) + (", …" if len(seen) > 8 else "")
@@ -84,3 +87,13 @@ def number_placeholders(
         else:
             raise SampleError(where, "media are attached but there is no human turn to show them in; add one", MISMATCH)
     return tuple(numbered)
+
+
+def _refuse_shown_in_answers(messages: Sequence[Message], kind: str, where: str) -> None:
+    for i, message in enumerate(messages, 1):
+        if message.role == "assistant" and any(match[1] == kind for match in _ANY.finditer(message.text)):
+            raise SampleError(
+                where,
+                f"only the answer in turn {i} mentions the attached {kind}s; mention them in a human turn, where they are shown",
+                MISMATCH,
+            )

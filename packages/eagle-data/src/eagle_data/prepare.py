@@ -1,10 +1,11 @@
 """Preparation: recipe to planned, tokenised samples in parquet, with a report and without pixels.
 
-`prepare` reads annotations and media headers, plans every sample for each context length and writes
-`<out>/<dataset>/context-<n>.parquet`, the indexes of its videos (`media_index`), `<out>/rejects.jsonl` and `<out>/report.json`.
-Work is done and remembered by groups of neighbouring records (`annotation_files`, `group_results`): a group is done again only
-where its records, their media (size and time), the tokenizer, the rules or this package's code changed. Files appear whole or
-not at all, `done.json` last; a preparation that was killed goes on, and every engine gives the same bytes.
+`prepare` reads annotations and media headers, plans every sample for each context length and writes the folders
+`<out>/<dataset>/context-<n>` (`prepared`), the indexes of its videos (`media_index`), `<out>/rejects.jsonl` and
+`<out>/report.json`. Work is done and remembered by groups of neighbouring records (`annotation_files`, `group_results`): a
+group is done again only where its records, their media (size and time), the tokenizer, the rules or this package's code
+changed, and a shard is written again only where a group of it did. Files appear whole or not at all, `done.json` last; a
+preparation that was killed goes on, and every engine gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,14 +23,16 @@ from typing import Any, TextIO
 from eagle_data.ads import VisualRules
 from eagle_data.annotation_files import Chunk, chunks
 from eagle_data.annotations import Reject
+from eagle_data.errors import EagleDataError
 from eagle_data.fetch import Fetch
 from eagle_data.group_engines import Engine, LocalPool, Task, here
-from eagle_data.group_results import GroupResult, GroupStore, Refusal
+from eagle_data.group_results import DamagedGroup, GroupStore, Refusal, StoredGroup, StoredIndex
 from eagle_data.group_work import GroupSettings, GroupWorker, group_key
-from eagle_data.media_index import MediaIndexWriter, media_index_file
+from eagle_data.media_index import MediaIndexWriter
 from eagle_data.media_stamps import MediaStamps
 from eagle_data.prepare_counts import DatasetReport, Tally
-from eagle_data.prepared import PreparedWriter, prepared_file
+from eagle_data.prepared import context_folder
+from eagle_data.prepared_writer import Group, PreparedWriter
 from eagle_data.recipe import DatasetEntry
 from eagle_data.tokens import PromptTokenizer
 
@@ -144,6 +147,7 @@ class _Job:
             "report": asdict(report),
             "charts": state.tally.charts,
             "examples": [example for _, example in state.examples],
+            "files": self._sizes(),
         }
         _write_text(self.folder / "done.json", json.dumps(content, indent=1))
         store.keep_only(state.used)
@@ -167,15 +171,21 @@ class _Job:
                 if not places[task.key]:
                     del places[task.key]
                 result = store.load(task.key)
-                if result is None:  # it was damaged behind its header, or taken away
-                    chunk = self._chunk_again(chunk)
-                    GroupWorker(self.tokenizer).work(self.settings, task.key, chunk)
-                    result = store.load(task.key)
-                    assert result is not None
+                try:
+                    if result is None:  # it was taken away
+                        raise DamagedGroup
+                    groups, videos = self._parts(task.key, chunk, result, store, state)
+                except DamagedGroup:
+                    result = self._again(task.key, chunk, store)
+                    groups, videos = self._parts(task.key, chunk, result, store, state)
                 _hold(state.digest, task.key, result)
                 state.used.add(task.key)
                 state.tally.add(result.tally)
-                self._write(chunk, result, writer, indexes, state)
+                for n, group in groups.items():
+                    writer.add_group(n, group)
+                for video in videos:
+                    state.indexed.add(_short(video.path))
+                    indexes.add(video.path, video)  # pyright: ignore[reportArgumentType]  # it has what is asked of an index
                 self._refusals(chunk, result.rejects, rejects)
                 self._refusals(chunk, result.too_long, too_long)
                 if result.example is not None:
@@ -190,30 +200,51 @@ class _Job:
         stamps = MediaStamps(self.settings.fetch)
         for chunk in chunks(self.entry.annotation):
             name = group_key(key, chunk)
-            known = store.header(name)
+            known = store.load(name)
             # Twice the same lines are one group, prepared once.
             holds = name in places or (known is not None and known.holds(stamps))
             places.setdefault(name, []).append(Chunk(chunk.file, chunk.first, chunk.kind, b""))
             yield Task(self.settings, name, None if holds else chunk)
 
-    def _chunk_again(self, place: Chunk) -> Chunk:
+    def _again(self, name: str, place: Chunk, store: GroupStore) -> StoredGroup:
+        """The result of a group that was damaged, made anew in this process."""
         for chunk in chunks(self.entry.annotation):
             if (chunk.file, chunk.first) == (place.file, place.first):
-                return chunk
+                GroupWorker(self.tokenizer).work(self.settings, name, chunk)
+                result = store.load(name)
+                assert result is not None
+                return result
         raise FileNotFoundError(f"{place.file}: record {place.first} is gone; it changed while it was prepared: run again")
 
-    def _write(
-        self, chunk: Chunk, result: GroupResult, writer: PreparedWriter, indexes: MediaIndexWriter, state: _Progress
-    ) -> None:
-        for n in self.settings.lengths:
-            for batch in result.batches(n):
-                numbers = batch.column(0).to_pylist()
-                writer.add_batch(n, [f"{chunk.file}:{chunk.first + number}" for number in numbers], batch)
-        for index in result.indexes:
-            name = hashlib.blake2b(index.path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            if name not in state.indexed:
-                state.indexed.add(name)
-                indexes.add(index.path, index)  # pyright: ignore[reportArgumentType]  # it has what is asked of an index
+    def _parts(
+        self, name: str, chunk: Chunk, result: StoredGroup, store: GroupStore, state: _Progress
+    ) -> tuple[dict[int, Group], list[StoredIndex]]:
+        """What a result adds to the dataset: rows for each context length, and indexes of videos that were not met before."""
+
+        def samples_of(n: int) -> Callable[[], Iterable[Any]]:
+            def samples() -> Iterable[Any]:
+                try:
+                    return result.samples(n)
+                except DamagedGroup:
+                    again = self._again(name, chunk, store)
+                if again.samples_digest(n) != result.samples_digest(n):
+                    raise EagleDataError(f"{chunk.file}: media changed while they were prepared; run again")
+                return again.samples(n)
+
+            return samples
+
+        groups = {
+            n: Group(
+                chunk.file,
+                chunk.first,
+                result.facts(n),
+                samples_of(n),
+                result.samples_digest(n),
+                result.samples_size(n),
+            )
+            for n in self.settings.lengths
+        }
+        return groups, result.indexes(lambda path: _short(path) not in state.indexed)
 
     def _refusals(self, chunk: Chunk, refusals: Sequence[Refusal], file: TextIO) -> None:
         for refusal in refusals:
@@ -228,7 +259,7 @@ class _Job:
         digest, stamps = self._digest(key), MediaStamps(self.settings.fetch)
         for chunk in chunks(self.entry.annotation):
             name = group_key(key, chunk)
-            known = store.header(name)
+            known = store.load(name)
             if known is None or not known.holds(stamps):
                 return None
             _hold(digest, name, known)
@@ -238,29 +269,46 @@ class _Job:
         """The beginning of the dataset's key: rows also say in which file they stand."""
         return hashlib.sha256(f"{key} {self.entry.annotation}".encode("utf-8", "backslashreplace"))
 
+    def _files(self) -> list[Path]:
+        """All that a preparation leaves in the folder, but for `done.json` and the results of groups."""
+        texts = [self.folder / name for name in ("rejects.jsonl", "too_long.jsonl", "media-index.parquet")]
+        folders = [context_folder(self.folder, n) for n in self.settings.lengths]
+        return texts + [path for folder in folders for path in sorted(folder.glob("*.parquet"))]
+
+    def _sizes(self) -> dict[str, int]:
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in self._files()}
+
     def _done(self) -> dict[str, Any] | None:
-        files = (
-            *(prepared_file(self.folder, n) for n in self.settings.lengths),
-            self.folder / "rejects.jsonl",
-            media_index_file(self.folder),
-        )
+        """What `done.json` says, where every file that it names is there in its size."""
         try:
             done = json.loads((self.folder / "done.json").read_text(encoding="utf-8"))
+            return done if done.get("files") == self._sizes() else None
         except (OSError, json.JSONDecodeError):
             return None
-        return done if all(file.is_file() for file in files) else None
 
     def _clear(self) -> None:
-        """Remove what an earlier preparation left, its `done.json` first: nothing may pass for the result of this one.
+        """Remove what says that an earlier preparation is complete, `done.json` first, and what no context length needs.
 
-        Results of groups stay; their names say what they are.
+        Results of groups and shards stay; their names say what they are.
         """
-        for pattern in ("done.json", "context-*.parquet", "media-index.parquet", "*.part"):
+        wanted = {context_folder(self.folder, n).name for n in self.settings.lengths}
+        (self.folder / "done.json").unlink(missing_ok=True)
+        for pattern in ("context-*/index.parquet", "context-*/groups.parquet", "media-index.parquet", "*.part"):
             for path in self.folder.glob(pattern):
                 path.unlink()
+        for path in self.folder.glob("context-*"):
+            if path.is_file():
+                path.unlink()
+            elif path.name not in wanted:
+                shutil.rmtree(path)
 
 
-def _hold(digest: Any, name: str, result: GroupResult) -> None:
+def _short(path: str) -> bytes:
+    """Eight bytes that stand for the name of a video, so that millions of them can be remembered."""
+    return hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _hold(digest: Any, name: str, result: StoredGroup) -> None:
     """Take a group, and its media as they were, into a dataset's key."""
     digest.update(f"{name} {result.media}".encode("utf-8", "backslashreplace"))
 

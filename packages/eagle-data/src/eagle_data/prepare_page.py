@@ -37,9 +37,10 @@ body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper)
 padding:0 1.25rem}
 h1{font-size:1.7rem;margin:0 0 .25rem}h2{font-size:1.3rem;margin:2.5rem 0 .5rem}h3{font-size:1rem;margin:1.5rem 0 .5rem}
 p,.faint{color:var(--faint)}table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:right;padding:.35rem .6rem;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-th{font-weight:600;color:var(--faint)}th:first-child,td:first-child,td.text,th.text{text-align:left;vertical-align:top}
-td.text{overflow-wrap:anywhere}
+th,td{text-align:right;vertical-align:top;padding:.35rem .6rem;
+border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
+th{font-weight:600;color:var(--faint)}th:first-child,td:first-child,td.text,th.text{text-align:left}
+td{white-space:nowrap}td.text{white-space:normal;overflow-wrap:anywhere}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(310px,1fr));gap:1rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.75rem 1rem}
 .card h4{margin:0 0 .25rem;font-size:.9rem}svg text{fill:var(--faint);font:10px system-ui,sans-serif}svg rect{fill:var(--bar)}
@@ -141,18 +142,21 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[in
 def _charts(n: int, charts: Mapping[str, Mapping[str, int]]) -> list[str]:
     shares = [f"{100 * b // SHARE_BINS}" for b in range(SHARE_BINS)]
     edges = [f"{n * b // LENGTH_BINS:,}" for b in range(LENGTH_BINS)]
-    drawn = [_chart("Tokens of a sample", edges, _filled(charts["length"], LENGTH_BINS), "from … tokens")]
-    for chart, title in (("frames", "Frames and pages of a sample"), ("tiles", "Tiles of a sample, frames among them")):
+    drawn = [_chart("Tokens of a sample", edges, _filled(charts["length"], LENGTH_BINS), "tokens, from the figure on")]
+    for chart, title, unit in (
+        ("frames", "Frames and pages of a sample", "frames and pages"),
+        ("tiles", "Tiles of a sample, frames among them", "tiles"),
+    ):
         top = max(map(int, charts[chart]), default=0)
         if top:
             labels = ["0", *(f"{1 << (b - 1):,}" for b in range(1, top + 1))]
-            drawn.append(_chart(title, labels, _filled(charts[chart], top + 1), "from … on, doubling"))
+            drawn.append(_chart(title, labels, _filled(charts[chart], top + 1), f"{unit}, from the figure on to its double"))
     for chart, title in (
         ("frames_kept", "Frames kept, of those degraded"),
         ("tiles_kept", "Image tiles kept, of those degraded"),
     ):
         if charts[chart]:
-            drawn.append(_chart(title, shares, _filled(charts[chart], SHARE_BINS), "from … % of the wish"))
+            drawn.append(_chart(title, shares, _filled(charts[chart], SHARE_BINS), "% of the wish, from the figure on"))
     return drawn
 
 
@@ -161,7 +165,7 @@ def _filled(bins: Mapping[str, int], count: int) -> list[int]:
 
 
 def _chart(title: str, labels: Sequence[str], values: Sequence[int], unit: str) -> str:
-    """A bar chart; every value is also in its bar's tooltip, and the largest is written out."""
+    """A bar chart of how many samples lie from each label on; a bar's tooltip says how many, and the largest is written out."""
     width, height, top, base = 300, 120, 14, 18
     step, most = width / len(values), max(*values, 1)
     bars, ticks = [], []
@@ -171,12 +175,12 @@ def _chart(title: str, labels: Sequence[str], values: Sequence[int], unit: str) 
         tall = max(tall, 1.5) if value else 0
         bars.append(
             f'<rect x="{i * step + 0.5:.1f}" y="{height - base - tall:.1f}" width="{step - 1:.1f}" height="{tall:.1f}">'
-            f"<title>{escape(label)}: {value:,}</title></rect>"
+            f"<title>from {escape(label)}: {value:,} sample{'s' * (value != 1)}</title></rect>"
         )
         if value == most and not any("text-anchor" in bar for bar in bars[:-1]):
             anchor = "start" if i < len(values) / 2 else "end"
             at = i * step if anchor == "start" else (i + 1) * step
-            bars.append(f'<text x="{at:.1f}" y="{top - 4}" text-anchor="{anchor}">{value:,}</text>')
+            bars.append(f'<text x="{at:.1f}" y="{top - 4}" text-anchor="{anchor}">{value:,} sample{"s" * (value != 1)}</text>')
         if i % every == 0:
             ticks.append(f'<text x="{i * step + 0.5:.1f}" y="{height - 5}">{escape(label)}</text>')
     return (

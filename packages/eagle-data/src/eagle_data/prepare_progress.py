@@ -1,13 +1,12 @@
 """The progress of a preparation on a terminal: one line that is written over, with a bar where the number of records is known.
 
-Pure text but for the stream it is given; counting the lines of a file is the only look at data.
+Pure text but for the stream it is given. Not for counting records: that is `annotation_files.count_records`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TextIO
 
 _WIDTH, _EVERY = 24, 0.1
@@ -47,14 +46,3 @@ class ProgressLine:
             self._stream.write("\n")
             self._stream.flush()
         self._width = 0
-
-
-def count_lines(path: Path) -> int | None:
-    """Line ends of a file of lines; None for a folder, parquet or a JSON array, whose records are not lines."""
-    if path.suffix not in (".jsonl", ".ndjson") or not path.is_file():
-        return None
-    count = 0
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            count += block.count(b"\n")
-    return count

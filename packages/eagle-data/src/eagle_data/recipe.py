@@ -1,14 +1,15 @@
 """Data recipes: which annotation files are mixed, in upstream's JSON form (section 3.1).
 
 `{name: {"root": …, "annotation": "x.jsonl", "repeat_time": 1, …}}`, as JSON or YAML. Relative paths are taken from
-the recipe file's folder, or from the working directory where nothing lies there.
+the recipe file's folder, or from the working directory where nothing lies there. Two names are no datasets: `model` and
+`context_lengths` say what to prepare for. Training has its own recipe for both, so there they are not read.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,8 @@ class DatasetEntry(Strict):
 
     annotation: Path
     root: Path = Path()
-    repeat_time: float = Field(default=1.0, gt=0)
-    weight: float = Field(default=1.0, gt=0)
+    repeat_time: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     data_augment: bool = False
     max_dynamic_tiles: int | None = Field(default=None, ge=1)
     min_dynamic_tiles: int | None = Field(default=None, ge=1)
@@ -57,8 +58,22 @@ class DatasetEntry(Strict):
         return key in {"length", "modality", "modility"} or key.endswith("description")
 
 
+@dataclass(frozen=True)
+class PrepareRecipe:
+    """Datasets by name, and what they are prepared for: a checkpoint folder and lengths in tokens, where the recipe says them."""
+
+    datasets: dict[str, DatasetEntry]
+    model: Path | None = None
+    context_lengths: tuple[int, ...] = ()
+
+
 def load_data_recipe(path: str | Path) -> dict[str, DatasetEntry]:
-    """Read a recipe file; raises ValueError naming the file, the dataset and the key that is wrong."""
+    """The datasets of a recipe file; raises ValueError naming the file, the dataset and the key that is wrong."""
+    return load_prepare_recipe(path).datasets
+
+
+def load_prepare_recipe(path: str | Path) -> PrepareRecipe:
+    """Read a recipe file with what to prepare for; raises ValueError as `load_data_recipe` does."""
     path = Path(path)
     text = path.read_text(encoding="utf-8")
     if path.suffix in {".yaml", ".yml"}:
@@ -73,11 +88,18 @@ def load_data_recipe(path: str | Path) -> dict[str, DatasetEntry]:
             content = json.loads(text, object_pairs_hook=lambda pairs: _every_key_once(pairs, path))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{error.lineno}: the recipe is not JSON ({error.msg})") from error
-    return parse_data_recipe(content, base=path.parent, source=str(path))
+    return _parse(content, base=path.parent, source=str(path))
 
 
-def parse_data_recipe(content: Any, *, base: Path, source: str) -> dict[str, DatasetEntry]:
+def _parse(content: Any, *, base: Path, source: str) -> PrepareRecipe:
     """A decoded recipe with its paths resolved against `base`; `source` names it in errors."""
+    target: dict[str, Any] = {}
+    if isinstance(content, Mapping):
+        target = {name: content[name] for name in ("model", "context_lengths") if name in content}
+        content = {name: values for name, values in content.items() if name not in target}
+    for name, value in target.items():
+        if isinstance(value, Mapping):
+            raise ValueError(f"{source}: {name!r} is no name for a dataset, since it says what to prepare for; choose another")
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{source}: a data recipe is an object of datasets, {{name: {{root, annotation, …}}}}, and not empty")
     entries = {}
@@ -93,7 +115,20 @@ def parse_data_recipe(content: Any, *, base: Path, source: str) -> dict[str, Dat
         entries[str(name)] = entry.model_copy(
             update={"annotation": _resolve(base, entry.annotation), "root": _resolve(base, entry.root)}
         )
-    return entries
+    return PrepareRecipe(entries, _model(target.get("model"), base, source), _lengths(target.get("context_lengths"), source))
+
+
+def _model(value: Any, base: Path, source: str) -> Path | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ValueError(f"{source}: model must be the path of a checkpoint folder, not {value!r}")
+    return None if value is None else _resolve(base, Path(value))
+
+
+def _lengths(value: Any, source: str) -> tuple[int, ...]:
+    lengths = value if isinstance(value, list) else [] if value is None else [value]
+    if (value is not None and not lengths) or not all(type(length) is int and length >= 1 for length in lengths):
+        raise ValueError(f"{source}: context_lengths must be numbers of tokens from 1, as in [32768, 131072], not {value!r}")
+    return tuple(dict.fromkeys(lengths))
 
 
 def _every_key_once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:

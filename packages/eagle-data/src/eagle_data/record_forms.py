@@ -2,7 +2,8 @@
 
 `to_eagle` is pure: a decoded record in, a record with `conversations` and media out, as `annotations.parse_record` reads it.
 What is already in Eagle's form passes through. What has no counterpart (tools, ids, scores) is left out; what would change the
-conversation (a turn without text, an unknown part) is refused by name, here or there.
+conversation (a turn without text, an unknown part, a call of a tool) is refused by name, here or there. Questions and answers in
+pairs are `pair_forms`, media under names that nothing reads `media_keys`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 from eagle_data.dialect import ordinal
 from eagle_data.errors import SampleError
+from eagle_data.media_keys import refuse_turn_media
+from eagle_data.pair_forms import turns_of_pairs
 from eagle_data.placeholders import MISMATCH
 
 _ROLES = {
@@ -22,7 +25,17 @@ _ROLES = {
     "developer": "system",
 }
 """Names of speakers beyond Eagle's own, by the one that they mean."""
-_JSON_COLUMNS = ("conversations", "messages", "data", "image", "video", "images", "videos")
+_KINDS = ("image", "video", "document")
+_JSON_COLUMNS = (
+    *("conversations", "conversation", "messages", "texts", "history", "data"),
+    *_KINDS,
+    *(f"{kind}s" for kind in _KINDS),
+)
+RANGES = {"video": ("start_time", "start", "end_time", "end"), "document": ("pages",)}
+"""Keys beside a medium that say which part of it is shown; `to_eagle` leaves none where there is one medium to put them into."""
+_LEARNED = ("weight", "loss", "train")
+"""Keys by which a turn says whether it is learned: OpenAI's 0 and 1, other projects' true and false."""
+_CALLS = ("tool_calls", "function_call")
 _PREPARED = ("unified_frame_list", "num_all_tiles")
 _FRAME = r"<frame-[0-9]+>"
 # What the release's preparation writes around frames (section 2 of its facts): video first, since it is made of frames.
@@ -44,14 +57,27 @@ def to_eagle(record: Any, where: str) -> Any:
     record = {key: _parsed(value) if key in _JSON_COLUMNS else value for key, value in record.items()}
     if all(key in record for key in _PREPARED):
         return _from_prepared(record, where)
-    record = _plural_keys(record, where)
+    record = _with_ranges(_plural_keys(record, where), where)
     if "messages" in record:
         if record.get("conversations"):
             raise SampleError(where, 'the record has both "conversations" and "messages"; use one form')
-        record = _from_messages(record, where)
+        record["conversations"] = record.pop("messages")
+        if not isinstance(record["conversations"], list):
+            raise SampleError(where, '"messages" must be a list of {"role", "content"} turns', "empty conversation")
+    elif not record.get("conversations"):
+        pairs = turns_of_pairs(record, where)
+        record = record if pairs is None else {**record, "conversations": pairs}
+    unliked = next((key for key in ("kto_tag", "label") if record.get(key) is False), None)
+    if unliked is not None:
+        raise SampleError(where, f'"{unliked}" is false, which marks an answer that is not to be learned; leave the record out')
+    if record.get("chosen") is not None and record.get("rejected") is not None:
+        raise SampleError(
+            where, 'the record has a chosen and a rejected answer; write the chosen one as the last turn, without "rejected"'
+        )
     conversations = record.get("conversations")
     if isinstance(conversations, list):
-        turns = [_turn(turn) for turn in conversations]
+        record = _with_parts(record, conversations, where)
+        turns = [_turn(turn, number, where) for number, turn in enumerate(record["conversations"], 1)]
         system = record.get("system")
         if isinstance(system, str) and system.strip() and not (turns and _speaker(turns[0]) == "system"):
             turns.insert(0, {"from": "system", "value": system})
@@ -70,27 +96,69 @@ def _parsed(value: Any) -> Any:
 
 
 def _plural_keys(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """`images` and `videos`, as ShareGPT's users write them, under the names of one."""
-    for kind in ("image", "video"):
+    """`images`, `videos` and `documents`, as ShareGPT's users write them, under the names of one."""
+    for kind in _KINDS:
         listed = record.pop(f"{kind}s", None)
         if not listed:
             continue
         if record.get(kind):
             raise SampleError(where, f'the record has both "{kind}" and "{kind}s"; use one', "bad media reference")
         record[kind] = listed
-    return {key: value for key, value in record.items() if key not in ("image", "video") or value not in (None, [])}
+    return {key: value for key, value in record.items() if key not in _KINDS or value not in (None, [])}
+
+
+def _with_ranges(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """Times beside the one video, or pages beside the one document, put into it: `{"video": "v.mp4", "start": 2, "end": 5}`."""
+    for kind, keys in RANGES.items():
+        given = {key: record.pop(key) for key in keys if record.get(kind) and record.get(key) is not None}
+        if not given:
+            continue
+        item = record[kind][0] if isinstance(record[kind], list) and len(record[kind]) == 1 else record[kind]
+        if not isinstance(item, str):
+            listed = ", ".join(f'"{key}"' for key in given)
+            raise SampleError(
+                where,
+                f"{listed} beside several {kind}s, or beside an object: it is not clear what is meant; "
+                f"write an object for each {kind}, with its own",
+                "bad media reference",
+            )
+        record[kind] = {kind: item, **given}
+    return record
 
 
 def _speaker(turn: Any) -> Any:
     return turn.get("from") if isinstance(turn, Mapping) else None
 
 
-def _turn(turn: Any) -> Any:
+def _turn(turn: Any, number: int, where: str) -> Any:
     """A turn with Eagle's keys and names; `role` and `content` are read too where `from` and `value` are missing."""
     if not isinstance(turn, Mapping):
         return turn
+    refuse_turn_media(turn, number, where)
+    call = next((key for key in _CALLS if turn.get(key)), None)
+    if call is not None:
+        raise SampleError(where, f'turn {number} has "{call}", which is not read; write the call as text of the turn', "bad turn")
     speaker, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    return {"from": _ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker, "value": value}
+    speaker = _ROLES.get(speaker, speaker) if isinstance(speaker, str) else speaker
+    learned = _is_learned(turn, number, where) if speaker in ("gpt", "assistant") else True
+    return {"from": speaker, "value": value, "learned": learned}
+
+
+def _is_learned(turn: Mapping[str, Any], number: int, where: str) -> bool:
+    """What an answer says of itself; of turns that are no answers nothing is learned in any case."""
+    given = {key: turn[key] for key in _LEARNED if turn.get(key) is not None}
+    for key, value in given.items():
+        if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+            raise SampleError(
+                where,
+                f'turn {number} has "{key}": {value!r}; write 1 for an answer to learn and 0 for one to read only',
+                "bad turn",
+            )
+    if len({bool(value) for value in given.values()}) > 1:
+        raise SampleError(
+            where, f"turn {number} says by {', '.join(given)} that it is learned and that it is not; use one", "bad turn"
+        )
+    return all(given.values())
 
 
 def _video_marks(turns: list[Any], record: Mapping[str, Any]) -> list[Any]:
@@ -106,26 +174,27 @@ def _video_marks(turns: list[Any], record: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def _from_messages(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """OpenAI's messages: text, or a list of parts; a part without an address takes the next of `images` or `videos`."""
-    messages = record.pop("messages")
-    if not isinstance(messages, list):
-        raise SampleError(where, '"messages" must be a list of {"role", "content"} turns', "empty conversation")
-    found: dict[str, list[Any]] = {"image": [], "video": [], "document": []}
-    waiting = {kind: _as_list(record.get(kind)) for kind in ("image", "video")}
+def _with_parts(record: dict[str, Any], messages: list[Any], where: str) -> dict[str, Any]:
+    """Messages with lists of parts as text; a part without an address takes the next of the record's media of its kind."""
+    found: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
+    waiting = {kind: _as_list(record.get(kind)) for kind in _KINDS}
     turns = []
     for number, message in enumerate(messages, 1):
-        if isinstance(message, Mapping) and isinstance(message.get("content"), list):
-            parts = [_part(part, number, found, waiting, where) for part in message["content"]]
-            message = {**message, "content": "".join(parts)}
+        key = next(
+            (key for key in ("value", "content") if isinstance(message, Mapping) and isinstance(message.get(key), list)), None
+        )
+        if key is not None:
+            parts = [_part(part, number, found, waiting, where) for part in message[key]]
+            message = {**message, key: "".join(parts)}
         turns.append(message)
+    record = {**record, "conversations": turns}
     if any(found.values()):
         if any(waiting.values()):
             raise SampleError(where, "more media are listed than the messages have parts for; drop or add some", MISMATCH)
-        for kind in ("image", "video"):
-            record.pop(kind, None)
+        if record.get("data"):
+            raise SampleError(where, 'the record has both "data" and media in its messages; use one form', "bad media reference")
+        record = {key: value for key, value in record.items() if key not in _KINDS}
         record["data"] = [{"type": kind, f"{kind}_list": items} for kind, items in found.items() if items]
-    record["conversations"] = turns
     return record
 
 
@@ -176,6 +245,6 @@ def _from_prepared(record: dict[str, Any], where: str) -> dict[str, Any]:
     for turn in turns:
         if isinstance(turn, Mapping) and isinstance(turn.get("value"), str):
             text = _PREPARED_VIDEO.sub(lambda found: f"<video-{_ORDINALS.get(found[1], found[1])}>", turn["value"])
-            turn = {**turn, "value": _PREPARED_IMAGE.sub(lambda found: f"<image-{found[1] or 1}>", text)}
+            turn = {"from": turn.get("from"), "value": _PREPARED_IMAGE.sub(lambda found: f"<image-{found[1] or 1}>", text)}
         restored.append(turn)
     return {"conversations": restored, **({"data": data} if data else {})}

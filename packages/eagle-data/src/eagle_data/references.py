@@ -1,20 +1,29 @@
 """How one string names a medium inside another file: ``archive.tar::a/b.png``, ``cells.parquet::image::17``, ``doc.pdf::3``.
 
-Pure text, apart from one look whether a file of exactly that name exists (then it is that file). Reading what a reference names
-is `tar_members`, `parquet_cells` and `pdf_pages`; rows count from 0 as in parquet, pages from 1 as printed.
+Pure text, apart from one look whether a file of exactly that name exists (then it is that file) and what kind of file it is.
+Reading what a reference names is `tar_members`, `table_cells` and `pdf_pages`; rows count from 0 as in parquet, pages from 1
+as printed.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import stat
 from dataclasses import dataclass
 from typing import Literal
 
 from .errors import MediaError
 
-__all__ = ["Reference", "local_path", "parse_reference"]
+__all__ = ["Reference", "check_regular", "local_path", "parse_reference"]
 
-_KINDS: dict[str, Literal["tar", "parquet", "pdf"]] = {".tar::": "tar", ".parquet::": "parquet", ".pdf::": "pdf"}
+_KINDS: dict[str, Literal["tar", "cell", "pdf"]] = {
+    ".tar::": "tar",
+    ".parquet::": "cell",
+    ".arrow::": "cell",
+    ".pdf::": "pdf",
+}
+_CELL = re.compile(r"(.+?)::([0-9]+)(?:::([0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -24,20 +33,21 @@ class Reference:
     Attributes:
         kind: what the file is; "file" is a plain file and has no `inner`.
         file: the path on disk.
-        inner: the tar member's name, ``column::row`` of a parquet file, or a PDF's page number.
+        inner: the tar member's name, ``column::row`` or ``column::row::item`` of a parquet or Arrow file, or a PDF's page number.
     """
 
-    kind: Literal["file", "tar", "parquet", "pdf"]
+    kind: Literal["file", "tar", "cell", "pdf"]
     file: str
     inner: str = ""
 
     @property
-    def cell(self) -> tuple[str, int]:
-        """Column and row of a parquet reference. Raises MediaError when it has not this form."""
-        column, _, row = self.inner.rpartition("::")
-        if not column or not row.isascii() or not row.isdigit():
-            raise MediaError(f"{self.file}::{self.inner}", "names no cell", "Write file.parquet::column::row, rows from 0")
-        return column, int(row)
+    def cell(self) -> tuple[str, int, int | None]:
+        """Column, row and the item of a list, or None, of a cell. Raises MediaError when the reference has not this form."""
+        parts = _CELL.fullmatch(self.inner)
+        if parts is None:
+            mend = "Write file.parquet::column::row, rows from 0, and ::item behind it for one of a list"
+            raise MediaError(f"{self.file}::{self.inner}", "names no cell", mend)
+        return parts[1], int(parts[2]), None if parts[3] is None else int(parts[3])
 
     @property
     def page(self) -> int:
@@ -69,3 +79,17 @@ def local_path(text: str) -> str:
     from urllib.request import url2pathname
 
     return url2pathname(urlsplit(text).path)
+
+
+def check_regular(file: str) -> None:
+    """Raise MediaError where `file` is a pipe, a device, a socket or a folder: to open one may block for ever, or never end.
+
+    What is not there, or cannot be looked at, is left to whoever opens it.
+    """
+    try:
+        mode = os.stat(file).st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+        raise MediaError(file, f"is not a file but {kind}", "Give a file")

@@ -14,10 +14,14 @@ Role = Literal["system", "user", "assistant", "observation"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn; `text` may hold `<image-k>`, `<video-k>` and `<document-k>` placeholders except in assistant turns."""
+    """One turn; `text` may hold `<image-k>`, `<video-k>` and `<document-k>` placeholders except in assistant turns.
+
+    An assistant turn that is not `learned` is context only; of other roles nothing is learned in any case.
+    """
 
     role: Role
     text: str
+    learned: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from eagle_data.chat import Segment
-from eagle_data.special_tokens import CHAT_TOKENS, GROUNDING_TOKENS, SPECIAL_TOKENS
+from eagle_data.special_tokens import CHAT_TOKENS, GROUNDING_TOKENS, IMG_CONTEXT, SPECIAL_TOKENS
 
 _WRAPPER_CHARACTERS = 64
 
@@ -36,7 +37,12 @@ class PromptTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        ids = {name: tokenizer.token_to_id(name) for name in (*CHAT_TOKENS, *SPECIAL_TOKENS)}
+        plain = _without_special_tokens(tokenizer)
+        self._begin(plain, plain.to_str())
+
+    def _begin(self, plain: Tokenizer, text: str) -> None:
+        """Start with a tokenizer for plain texts, which is `text` as JSON."""
+        ids = {name: plain.token_to_id(name) for name in (*CHAT_TOKENS, *SPECIAL_TOKENS)}
         missing = [name for name, token in ids.items() if token is None and name not in GROUNDING_TOKENS]
         if missing:
             raise ValueError(
@@ -44,11 +50,11 @@ class PromptTokenizer:
                 "(eagle_data.special_tokens lists them)"
             )
         self.special: dict[str, int] = {name: token for name, token in ids.items() if token is not None}
-        self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
-        self._plain = _without_special_tokens(tokenizer, self.special)
-        self.fingerprint = hashlib.sha256(self._plain.to_str().encode()).hexdigest()
-        self._markup = _any_of(self.special)
-        self._grounding = _any_of(name for name in GROUNDING_TOKENS if name in self.special)
+        self.vocab_size = plain.get_vocab_size(with_added_tokens=True)
+        self._plain = plain
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self._markup = _any_of([f"(?:{re.escape(IMG_CONTEXT)})+", *map(re.escape, self.special)])
+        self._grounding = _any_of(re.escape(name) for name in GROUNDING_TOKENS if name in self.special)
         # Two caches, because a plan tokenises one sample's prompt many times: wrappers ("Frame 7 sample at 3.03s: ")
         # recur in other samples and are tiny, a conversation's own texts do neither.
         self._wrapper_ids = lru_cache(maxsize=1 << 16)(self._plain_ids)
@@ -69,10 +75,21 @@ class PromptTokenizer:
             raise ValueError(f"{path} is not a tokenizer that the tokenizers library reads ({error}); save it again") from error
         return cls(tokenizer)
 
+    @classmethod
+    def from_text(cls, text: str) -> PromptTokenizer:
+        """The tokenizer that `to_text` wrote, here or in another process; it has the same fingerprint."""
+        self = cls.__new__(cls)
+        self._begin(_for_texts(text), text)  # parsed once: a vocabulary of 150,000 takes a quarter of a second each time
+        return self
+
+    def to_text(self) -> str:
+        """All that decides ids, as the JSON of the tokenizers library."""
+        return self._plain.to_str()
+
     def encode_text(self, text: str) -> list[int]:
         """Ids of a plain text, in which only the grounding markers are special tokens."""
         ids: list[int] = []
-        for piece in self._grounding.split(text) if self._grounding else (text,):
+        for piece in self._grounding.split(text):
             if piece in self.special and piece in GROUNDING_TOKENS:
                 ids.append(self.special[piece])
             elif piece:
@@ -113,8 +130,13 @@ class PromptTokenizer:
             if not segment.markup:
                 text += segment.text
                 continue
-            for piece in self._markup.split(segment.text) if self._markup else (segment.text,):
-                if piece in self.special:
+            for piece in self._markup.split(segment.text):
+                if piece.startswith(IMG_CONTEXT):  # a run of them: all but a few of a long prompt's tokens
+                    flush()
+                    run = len(piece) // len(IMG_CONTEXT)
+                    ids.extend(repeat(self.special[IMG_CONTEXT], run))
+                    supervised.extend(repeat(flag, run))
+                elif piece in self.special:
                     flush()
                     ids.append(self.special[piece])
                     supervised.append(flag)
@@ -127,18 +149,22 @@ class PromptTokenizer:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
 
-def _without_special_tokens(tokenizer: Tokenizer, names: Iterable[str]) -> Tokenizer:
+def _without_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """A copy that reads every special token in a text as plain text, also those that were added as ordinary tokens."""
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
-        token["special"] = token["special"] or token["content"] in names
-    plain = Tokenizer.from_str(json.dumps(content))
+        token["special"] = token["special"] or token["content"] in (*CHAT_TOKENS, *SPECIAL_TOKENS)
+    return _for_texts(json.dumps(content))
+
+
+def _for_texts(text: str) -> Tokenizer:
+    plain = Tokenizer.from_str(text)
     plain.encode_special_tokens = True
     plain.no_truncation()
     plain.no_padding()
     return plain
 
 
-def _any_of(names: Iterable[str]) -> re.Pattern[str] | None:
-    alternatives = "|".join(re.escape(name) for name in names)
-    return re.compile(f"({alternatives})") if alternatives else None
+def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    """One group of alternatives; without any, a pattern that is nowhere."""
+    return re.compile(f"({'|'.join(patterns) or '(?!)'})")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from .errors import MediaError
 from .fetch import Fetch, is_address
-from .images import ImageSource, local_path
+from .images import ImageSource
+from .references import check_regular, local_path
 from .video_frames import FrameReader
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def open_reader(
         return _stills().PictureListReader(_stills().pictures_of(path), path, fps)
     if isinstance(source, str | Path) and os.fspath(source).lower().endswith(".tar"):
         path = local_path(os.fspath(source))
+        check_regular(path)
         return _stills().PictureListReader(_stills().pictures_in_tar(path), path, fps)
     return _open_file(byte_source(source, fetch), fps, index, threads, truncated, budget)
 
@@ -57,8 +59,8 @@ def byte_source(source: Any, fetch: Fetch | None = None) -> ByteSource:
     """The bytes of a video file, of an archive's member, of a parquet cell or behind an address; errors as `video.open_video`."""
     from .media.byte_source import FileObjectSource, LocalFileSource, MemorySource
     from .media.web_source import WebSource
-    from .parquet_cells import read_cell
     from .references import parse_reference
+    from .table_cells import read_cell
     from .tar_members import MemberSource
 
     if isinstance(source, bytes):
@@ -68,7 +70,9 @@ def byte_source(source: Any, fetch: Fetch | None = None) -> ByteSource:
         if is_address(text):
             return WebSource(text, fetch)
         reference = parse_reference(text)
-        if reference.kind == "parquet":
+        if reference.kind != "file":
+            check_regular(reference.file)
+        if reference.kind == "cell":
             return MemorySource(read_cell(reference.file, *reference.cell), text)
         return MemberSource(reference.file, reference.inner) if reference.kind == "tar" else LocalFileSource(local_path(text))
     if hasattr(source, "read") and hasattr(source, "seek"):
@@ -110,6 +114,8 @@ def _other_backend(name: str, source: VideoSource) -> FrameReader:
     if name not in _BACKENDS:
         raise MediaError(str(source)[:80], f"there is no backend {name!r}", f"Pass one of {', '.join(_BACKENDS)}")
     label = f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)
+    if isinstance(source, str | Path):
+        check_regular(local_path(os.fspath(source)))
     try:
         backends = import_module(f"{__package__}.backends")
         return backends.open(name, source, label)

@@ -5,6 +5,7 @@ Values only; `eagle_data.ads` makes plans, `eagle_data.encode` turns them into t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,8 +42,13 @@ class VisualRules:
         for name in ("tile_size", "tokens_per_tile", "min_tiles", "max_tiles", "min_frames"):
             if getattr(self, name) < 1:
                 raise EagleDataError(f"{name}={getattr(self, name)}: must be at least 1.")
-        if not self.fps > 0:
-            raise EagleDataError(f"fps={self.fps}: the wished rate must be positive.")
+        if self.min_tiles > self.max_tiles:
+            raise EagleDataError(f"min_tiles={self.min_tiles} is above max_tiles={self.max_tiles}: lower it, or raise max_tiles.")
+        for step in self.tile_steps:
+            if not isinstance(step, int) or isinstance(step, bool) or step < 1:
+                raise EagleDataError(f"tile_steps has {step!r}: tile counts are whole numbers of at least 1.")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise EagleDataError(f"fps={self.fps}: the wished rate must be positive and finite.")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from eagle_data import Fetch, MediaError, load_image, open_video, probe_video, r
 from PIL import Image
 
 from ..media_files import write_video
-from ..web_server import Ranges, Whole, served
+from ..web_server import Whole, served
 
 LARGE = 1 << 20
 
@@ -27,17 +27,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (place / "large.mp4").open("ab") as file:  # a free box, so that the file is large and its tables are not its end
         file.write(LARGE.to_bytes(4, "big") + b"free" + bytes(LARGE - 8))
     return place
-
-
-@pytest.fixture
-def asked() -> list[str]:
-    """The paths that the server was asked for."""
-    return []
-
-
-@pytest.fixture
-def ranges(folder: Path, asked: list[str]) -> Iterator[str]:
-    yield from served(partial(Ranges, folder, asked))
 
 
 @pytest.fixture

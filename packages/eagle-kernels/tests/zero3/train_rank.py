@@ -86,6 +86,6 @@ def main(case: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
-    # Everything was compared. DeepSpeed still holds gloo's groups, whose threads can abort the interpreter's own end (torch 2.13).
+    # Everything was compared. DeepSpeed still holds gloo's groups, whose threads can abort the interpreter's end (torch 2.13).
     sys.stdout.flush()
     os._exit(0)

@@ -18,9 +18,9 @@ LINE_EVERY = 10.0
 
 
 class Bar:
-    """A running phase: `update(done, note)` moves it."""
+    """A running phase: `update(done, note)` moves it. A total of None is not known."""
 
-    def __init__(self, progress: Progress | None, display: Display, title: str, total: int):
+    def __init__(self, progress: Progress | None, display: Display, title: str, total: int | None):
         self._progress, self._display, self._title, self._total = progress, display, title, total
         self._task = progress.add_task(escape(title), total=total, note="") if progress else None
         self._printed = time.monotonic()
@@ -32,7 +32,8 @@ class Bar:
             self._progress.update(self._task, completed=done, total=self._total, note=escape(note))
         elif time.monotonic() - self._printed >= LINE_EVERY:
             self._printed = time.monotonic()
-            self._display.say(escape(f"  {self._title}: {done}/{self._total}  {note}"))
+            of = "" if self._total is None else f"/{self._total}"
+            self._display.say(escape(f"  {self._title}: {done}{of}  {note}"))
 
 
 class Display:
@@ -46,8 +47,8 @@ class Display:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def phase(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
-        """A bar from `done` to `total`; where the block ends well, a line says how long it took."""
+    def phase(self, title: str, total: int | None, done: int = 0) -> Iterator[Bar]:
+        """A bar from `done` to `total`, None where it is not known; where the block ends well, a line says how long it took."""
         start = time.monotonic()
         if self.console.is_terminal:
             columns = (

@@ -31,7 +31,7 @@ from eagle_train.held_out import evaluate
 from eagle_train.launch import launch, starts_ranks
 from eagle_train.memory import PeakMemory
 from eagle_train.outcome import curves, report_values
-from eagle_train.preflight import check
+from eagle_train.preflight import check, refused_addresses
 from eagle_train.ranks import Ranks, all_ranks, device_of
 from eagle_train.recipe import Recipe
 from eagle_train.recipe_files import dump_recipe
@@ -109,6 +109,8 @@ class Run:
         start = recipe.model.path or str(folder.start)
         with ranks.first_alone():
             entries = find_datasets(recipe, folder, phase)
+            for line in refused_addresses(entries, recipe.data) if ranks.first else ():
+                self.display.say(f"[yellow]{escape(line)}[/]")
             if recipe.model.toy is not None:
                 tower = build_start(recipe, recipe.model.toy, folder.corpus, folder.start, phase)
             model, processor = load_start(recipe, start, device)

@@ -1,16 +1,25 @@
 """What can be said against a recipe before anything is written: parts that are missing here, and parts not built yet.
 
-All problems are reported at once. Whether a recipe is well formed at all is `eagle_train.recipe`.
+All problems are reported at once; `refused_addresses` only cost samples, and are told before those are prepared. Whether a
+recipe is well formed at all is `eagle_train.recipe`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from eagle_data.annotation_files import chunks, records
+from eagle_data.annotations import Reject, read_record
+from eagle_data.errors import MediaError
+from eagle_data.fetch import Fetch, allowed, is_address
+from eagle_data.recipe import DatasetEntry
 
 from eagle_train.errors import RecipeError
-from eagle_train.recipe import Recipe
+from eagle_train.recipe import Data, Recipe
 
 
 def check(recipe: Recipe) -> None:
@@ -18,6 +27,51 @@ def check(recipe: Recipe) -> None:
     problems = [*_missing_files(recipe), *_not_built(recipe), *_device(recipe)]
     if problems:
         raise RecipeError(f"recipe {recipe.name!r} cannot run:\n  " + "\n  ".join(problems))
+
+
+def refused_addresses(entries: Mapping[str, DatasetEntry], data: Data) -> Iterator[str]:
+    """A line for each dataset that names media at an address which `data.fetch` does not allow, with the mend.
+
+    Looks at the first group of a dataset's records, at most 128 of them, and at no medium. Files that cannot be read are passed
+    over: preparation names them.
+    """
+    leave = data.fetch.bounds() if data.fetch is not None else None
+    for name, entry in entries.items():
+        for where, address in _addresses(name, entry):
+            mend = _mend(address, leave)
+            if mend:
+                yield f"dataset {name!r} names media at addresses ({where}: {address}); their samples will be rejected: {mend}"
+                break
+
+
+def _addresses(name: str, entry: DatasetEntry) -> Iterator[tuple[str, str]]:
+    """Addresses among the media of a dataset's first group of records, with where they stand."""
+    try:
+        for chunk in islice(chunks(entry.annotation), 1):
+            for number, record in records(chunk):
+                sample = read_record(record, dataset=name, where=f"{chunk.file}:{number}", root=entry.root)
+                if not isinstance(sample, Reject):
+                    media = (*sample.images, *sample.videos, *sample.documents)
+                    yield from ((sample.where, medium.path) for medium in media if is_address(medium.path))
+    except (OSError, ValueError):  # pyarrow's errors are ValueErrors
+        return
+
+
+def _mend(address: str, leave: Fetch | None) -> str:
+    """What would allow `address` to be fetched; empty where it is allowed."""
+    try:
+        allowed(address, leave)
+    except MediaError:
+        try:
+            host = urlsplit(address).hostname
+        except ValueError:
+            host = None
+        if not host:
+            return "correct the address"
+        if leave is None:
+            return f"give leave to fetch them with data.fetch={{hosts: [{host}]}}, or fetch them first"
+        return f"add the host {host} to data.fetch.hosts, or fetch them first"
+    return ""
 
 
 def _missing_files(recipe: Recipe) -> Iterator[str]:
@@ -28,7 +82,7 @@ def _missing_files(recipe: Recipe) -> Iterator[str]:
             '(JSON: {"my-set": {"annotation": "train.jsonl", "root": "media"}})'
         )
     for name, entry in data.datasets.items():
-        if not entry.annotation.is_file():
+        if not entry.annotation.exists():
             yield f"data.datasets.{name}.annotation: there is no file {entry.annotation}; correct the path"
     if data.datasets:
         for stage in (*recipe.pretraining, *recipe.stages):
@@ -71,4 +125,4 @@ def _device(recipe: Recipe) -> Iterator[str]:
             yield "engine.device: there is no CUDA device here; use engine.device=cpu (or auto), or a machine that has one"
 
 
-__all__ = ["check"]
+__all__ = ["check", "refused_addresses"]

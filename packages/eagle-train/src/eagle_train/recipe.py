@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from eagle_data.dialect import DIALECTS
+from eagle_data.fetch import Fetch
 from eagle_data.recipe import DatasetEntry
 from eagle_data.strict import Strict
 from pydantic import Field, field_validator, model_validator
@@ -18,12 +19,30 @@ from eagle_train.digits import DigitsCorpus
 from eagle_train.toy_model import ToyModel
 
 
+class FetchLeave(Strict):
+    """Leave to fetch media at http(s) addresses while preparing and training, and its bounds.
+
+    `hosts` are the only hosts that are asked, redirects included; every host where they are left out. At most `max_mib` MiB
+    are fetched of one address, within `seconds` (of a video: each range of it).
+    """
+
+    hosts: tuple[str, ...] | None = Field(default=None, min_length=1)
+    max_mib: int = Field(default=256, ge=1)
+    seconds: float = Field(default=30.0, gt=0)
+
+    def bounds(self) -> Fetch:
+        """The same as eagle-data takes it."""
+        return Fetch(max_bytes=self.max_mib << 20, seconds=self.seconds, hosts=self.hosts)
+
+
 class Data(Strict):
     """Where the samples come from: a data recipe file, datasets written out here, or a corpus to build first.
 
     `fps`, `min_frames` and `max_tiles` are the limits of degradation sampling (frames a second, frames, tiles an
     image); `max_tiles` is read from the checkpoint where it is not given. `verify` decodes every picture once while
-    preparing.
+    preparing. `fetch` is leave to fetch media at http(s) addresses; without it their samples are rejected.
+    `prepare_workers` processes prepare (0: the run's own); one a core, where there is work for more than one, when it is
+    not given. What is prepared does not depend on it.
     """
 
     recipe: Path | None = None
@@ -34,6 +53,8 @@ class Data(Strict):
     min_frames: int = Field(default=8, ge=1)
     max_tiles: int | None = Field(default=None, ge=1)
     verify: bool = False
+    fetch: FetchLeave | None = None
+    prepare_workers: int | None = Field(default=None, ge=0)
 
     @field_validator("dialect")
     @classmethod

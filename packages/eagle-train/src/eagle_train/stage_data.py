@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eagle_data.ads import VisualRules
+from eagle_data.annotation_files import count_records
 from eagle_data.dialect import get_dialect
 from eagle_data.loader import Source, StatefulLoader, TileChoice
 from eagle_data.prepare import DatasetReport, prepare
@@ -30,7 +32,10 @@ from eagle_train.recipe import Data, Recipe, Stage
 from eagle_train.run_folder import RunFolder
 from eagle_train.training import StageProgress
 
-Phase = Callable[[str, int], AbstractContextManager[Bar]]
+Phase = Callable[[str, int | None], AbstractContextManager[Bar]]
+
+RECORDS_A_WORKER = 1024
+"""Records that are worth a process to prepare them: to start one takes as long as to prepare a few hundred."""
 
 REJECTS_LISTED = 100
 """Rejected samples that the report lists; `prepared/rejects.jsonl` has all that preparation found."""
@@ -75,8 +80,10 @@ def find_datasets(recipe: Recipe, folder: RunFolder, phase: Phase) -> dict[str, 
             if name not in entries:
                 raise RecipeError(f"stage {stage.name!r}: there is no dataset {name!r}; the data has {', '.join(entries)}")
     for name, entry in entries.items():
-        if not entry.annotation.is_file():
-            raise RecipeError(f"dataset {name!r}: there is no annotation file {entry.annotation}; correct the data recipe")
+        if not entry.annotation.exists():
+            raise RecipeError(
+                f"dataset {name!r}: there is no annotation file or folder {entry.annotation}; correct the data recipe"
+            )
     return entries
 
 
@@ -108,16 +115,23 @@ class StageData:
         self._lengths = lengths
         self._entries = {name: entry for name, entry in entries.items() if name in lengths}
         self._prepared = prepared
+        self._fetch = recipe.data.fetch.bounds() if recipe.data.fetch is not None else None
 
     def prepare(self, tokenizer: PromptTokenizer, phase: Phase) -> dict[str, DatasetReport]:
-        """Plan and tokenise every sample for the stages that take it; nothing is done twice."""
-        with phase("preparation", 1) as bar:
-            totals = {name: _count_lines(entry.annotation) for name, entry in self._entries.items()}
+        """Plan and tokenise every sample for the stages that take it; nothing is done twice.
+
+        Raises RecipeError for a folder that holds no dataset and for files of annotations that cannot be read.
+        """
+        data = self.recipe.data
+        totals = {name: _count(name, entry.annotation) for name, entry in self._entries.items()}
+        known = [count for count in totals.values() if count is not None]
+        total = sum(known) if len(known) == len(totals) else None
+        with phase("preparation", total) as bar:
             counts = dict.fromkeys(totals, 0)
 
             def progress(name: str, done: int) -> None:
                 counts[name] = done
-                bar.update(sum(counts.values()), name, sum(totals.values()))
+                bar.update(sum(counts.values()), name)
 
             return prepare(
                 self._entries,
@@ -125,8 +139,10 @@ class StageData:
                 context_lengths={name: sorted(values) for name, values in self._lengths.items()},
                 rules=self.rules,
                 tokenizer=tokenizer,
-                verify=self.recipe.data.verify,
+                verify=data.verify,
+                fetch=self._fetch,
                 progress=progress,
+                workers=_workers(total) if data.prepare_workers is None else data.prepare_workers,
             )
 
     def digest(self) -> str:
@@ -145,7 +161,7 @@ class StageData:
         sources = []
         for name in stage.datasets or self._entries:
             entry = self._entries[name]
-            dataset = PreparedDataset(self._prepared / name, stage.context_length, name=name)
+            dataset = PreparedDataset(self._prepared / name, stage.context_length, name=name, fetch=self._fetch)
             repeat = entry.repeat_time * entry.weight * stage.repeat.get(name, 1.0)
             sources.append(Source(dataset, repeat, entry.data_augment))
         try:
@@ -157,6 +173,8 @@ class StageData:
                 max_tiles=stage.max_tiles_per_pack,
                 use_thumbnail=self.rules.use_thumbnail,
                 workers=self.recipe.engine.prefetch,
+                # Ranks that share a pack decode other tiles of it and could not agree on a stand-in: all leave a bad sample out.
+                bad_media="leave_out",
                 load=load,
             )
         except ValueError as error:
@@ -193,9 +211,18 @@ class StageData:
         return f". The first: {rejects[0]['where']}: {rejects[0]['reason']}" if rejects else ""
 
 
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        return sum(1 for line in file if line.strip())
+def _count(name: str, annotation: Path) -> int | None:
+    try:
+        return count_records(annotation)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"dataset {name!r}: {error}; correct the data recipe") from error
+
+
+def _workers(records: int | None) -> int:
+    """Processes that prepare so many records: one a core, fewer where there is little to do, none but this one for a few."""
+    cores = len(os.sched_getaffinity(0))
+    workers = cores if records is None else min(cores, records // RECORDS_A_WORKER)
+    return workers if workers > 1 else 0
 
 
 __all__ = ["SampleCounts", "StageData", "find_datasets", "visual_rules"]

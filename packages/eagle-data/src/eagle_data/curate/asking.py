@@ -14,8 +14,6 @@ import re
 import threading
 from typing import Any
 
-# Loaded before there are threads: its modules import each other, and threads that load them at once may see half of one.
-import av  # noqa: F401
 from pydantic import BaseModel, ValidationError
 
 from eagle_data.curate.clips import fitted, frames_of, jpeg

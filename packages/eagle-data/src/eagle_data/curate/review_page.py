@@ -33,7 +33,9 @@ _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Curated clips{% if pages > 1 %}, page {{ page }} of {{ pages }}{% endif %}</title>
 <style>
-:root { color-scheme: light dark; --line: #8884; --faint: #777; --accent: #0068b5; }
+:root { color-scheme: light dark; --line: #8884; --faint: #646a73; --accent: #0068b5; }
+@media (prefers-color-scheme: dark) { :root { --faint: #a0a5ad; --accent: #5fb0f0; } }
+a { color: var(--accent); }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; overflow-wrap: anywhere; }
 article { border-top: 1px solid var(--line); padding: 1rem 0; } article.dropped { opacity: .65; }
@@ -41,7 +43,8 @@ h3 { font-size: 1rem; margin: 0 0 .5rem; } h3 small, .faint { color: var(--faint
 img { width: 100%; height: auto; border-radius: 4px; display: block; }
 dl { margin: .5rem 0 0; } dt { font-weight: 600; margin-top: .5rem; }
 dd { margin: 0; white-space: pre-line; overflow-wrap: anywhere; }
-code { font-size: .8rem; color: var(--accent); } table { border-collapse: collapse; } td { padding: .1rem 1rem .1rem 0; }
+code { font-size: .8rem; color: var(--accent); } table { border-collapse: collapse; }
+td { padding: .1rem 1rem .1rem 0; vertical-align: top; }
 nav a { margin-right: .75rem; }
 </style></head><body>
 <h1>Curated clips</h1>

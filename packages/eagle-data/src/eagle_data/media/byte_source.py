@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import threading
 from typing import Any, BinaryIO, Protocol
 
@@ -84,7 +85,8 @@ class LocalFileSource:
                     raise MediaError(self.name, "the video was closed", "Read frames inside the with block")
                 if self._descriptor is None:
                     try:
-                        descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+                        # A pipe without a writer would block here for ever; files take no notice of the flag.
+                        descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
                     except FileNotFoundError as error:
                         mend = (
                             "Fetch it first and give the file" if "://" in self.name else "Check the path and the recipe's root"
@@ -94,6 +96,9 @@ class LocalFileSource:
                         cause = getattr(error, "strerror", None) or error
                         raise MediaError(self.name, f"cannot be read ({cause})", "Check its permissions") from error
                     self._stat = os.fstat(descriptor)
+                    if not stat.S_ISREG(self._stat.st_mode):
+                        os.close(descriptor)
+                        raise MediaError(self.name, "is no file but a folder, a pipe or a device", "Give a file")
                     self._descriptor = descriptor
         return self._descriptor
 

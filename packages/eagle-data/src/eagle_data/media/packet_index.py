@@ -38,7 +38,7 @@ class OpenStream:
     """The first picture stream of a container, opened by FFmpeg. Its codec context is a decoder while it is open."""
 
     def __init__(self, source: ByteSource) -> None:
-        import av
+        import av  # first, as in `ContainerReader._own_decoder`
         from av.error import FFmpegError
         from av.stream import Disposition
 

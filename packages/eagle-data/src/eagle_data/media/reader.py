@@ -255,6 +255,9 @@ class ContainerReader:
         return self._workers[:count]
 
     def _own_decoder(self, stream: StreamInfo) -> OwnDecoder:
+        # The package before any module of it: `from av.error` takes the lock of av.error and then av's, while a thread that is
+        # loading av takes them the other way round; Python then breaks the deadlock by giving out half-loaded modules.
+        import av  # noqa: F401
         from av.error import FFmpegError
 
         try:
