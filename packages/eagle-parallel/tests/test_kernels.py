@@ -105,6 +105,14 @@ def test_torch_kernels_give_the_truth_through_the_contracts_of_their_operators(k
     _agree(kernel, segments, expanded=True)
 
 
+@pytest.mark.usefixtures("aten")
+@pytest.mark.parametrize("run", [1, 4, 100])
+def test_cudnn_brings_many_segments_together_in_runs_of_any_length(monkeypatch, run):
+    monkeypatch.setattr(cudnn, "_RUN", run)
+    _agree(CudnnKernel(), Segments.of([2, 2, 1, 3, 2, 4, 2], [2, 5, 1, 3, 7, 4, 2], causal=True))
+    _agree(CudnnKernel(), Segments.of([2, 3], [5, 4], causal=False))
+
+
 def _fill(places, grads):
     for place, grad in zip(places, grads, strict=True):
         place.copy_(grad)

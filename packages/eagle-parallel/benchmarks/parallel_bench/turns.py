@@ -1,6 +1,6 @@
 """Time calls in turns: one run of each, again and again, so that a drift of the clocks meets all alike.
 
-Attention of a long pack takes a second and needs few runs; a short one needs many. The number of runs follows from a first run.
+Attention of a long pack takes a second and needs few runs; a short one needs many. How many, a round before them tells.
 The device's queue is not drained between runs, as in triton's do_bench: a call that launches faster than it computes, as in a
 step of a training run, is timed by what the device does, and one that does not by what the host does.
 """
@@ -25,15 +25,19 @@ def in_turns(calls: Calls, device: torch.device, *, seconds: float = 3.0, least:
     Args:
         calls: what is timed; results are dropped.
         device: CUDA times by events, with the cache flushed before each run, or the host clock.
-        seconds: about how long all of it may take after the first round, which is not counted.
+        seconds: about how long all of it may take after the rounds that warm up, which are not counted.
         least: runs of each call at least.
         most: runs of each call at most.
     """
-    begin = time.perf_counter()
-    for call in calls.values():
-        call()
-    _wait(device)
-    round_seconds = max(1e-9, time.perf_counter() - begin)
+    # The second round tells how long one takes: the first compiles, plans and finds memory.
+    rounds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        for call in calls.values():
+            call()
+        _wait(device)
+        rounds.append(time.perf_counter() - begin)
+    round_seconds = max(1e-9, rounds[1])
     runs = max(least, min(most, int(seconds / round_seconds)))
     flush = torch.empty(_CACHE_BYTES if device.type == "cuda" else 1, dtype=torch.uint8, device=device)
     for _ in range(_LEAD if device.type == "cuda" else 0):

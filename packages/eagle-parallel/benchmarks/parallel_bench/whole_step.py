@@ -121,7 +121,7 @@ def vision_rows(device: torch.device, quick: bool) -> Iterator[dict[str, Any]]:
         plan = make_vision_plan([True] * (4 * count), [4] * count, 2)
         calls = {"one": partial(_encode, tower, tiles)}
         calls |= {f"rank {rank}": partial(_encode, tower, tiles[list(plan.own_units(rank))]) for rank in range(2)}
-        times = in_turns(calls, device, seconds=2.0)
+        times = in_turns(calls, device, seconds=4.0)
         ranks = [times[f"rank {rank}"] for rank in range(2)]
         slowest = max(ranks, key=lambda timing: timing.median_ms)
         yield {

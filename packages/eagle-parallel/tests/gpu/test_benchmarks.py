@@ -101,12 +101,12 @@ def test_the_bare_calls_agree_with_each_other():
     torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
 
 
-def test_calls_take_turns_and_the_first_round_is_not_counted():
+def test_calls_take_turns_and_the_rounds_that_warm_up_are_not_counted():
     order = []
     times = turns.in_turns(
         {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, torch.device("cpu"), seconds=0.0, least=3
     )
-    assert order == ["a", "b"] * 4
+    assert order == ["a", "b"] * 5
     assert times["a"].runs == 3
 
 

@@ -19,12 +19,12 @@ Algorithm = Literal["gather_kv", "ring"]
 ALGORITHMS: tuple[Algorithm, ...] = ("gather_kv", "ring")
 _BYTES = 2  # bf16, on the wire as well
 _MERGE_LAUNCHES = 4  # element-wise kernels after a ring step (assumed)
-# Two figures solved from a fine-tuning pack whose documents all stay whole, and from the same pack with all of them cut
-# (calibration.json, both at ed6bdbe). What a direction of ours takes beside the kernel, launches in the first place:
-_OWN_CALL = 1.0e-4
-# Reads and writes of a packed row of K and V, forward and backward, as if at full bandwidth: copies through an index, and sums in
-# float32, reach a small part of it. Since then rows are copied less; until that is measured, cut packs are priced too high.
-_INDEXED_PASSES = 25
+# Two figures solved from a fine-tuning pack whose documents all stay whole, and from the same pack with all of them cut (the two
+# `rank` points of calibration.json that are marked as fitted). What a direction of ours takes beside the kernel:
+_OWN_CALL = 3.0e-5
+# Reads and writes of a packed row of K and V, forward and backward, as if at full bandwidth: copies of short runs and sums in
+# float32 reach a part of it.
+_INDEXED_PASSES = 10.7
 _PLAIN_PASSES = 3  # where few documents mean few runs of rows: into segment order twice, dK and dV summed once
 _FEW_DOCUMENTS = 4
 
