@@ -48,8 +48,9 @@ class CudnnKernel:
                 _forward(queries, *part, causal, scale) for part, causal in ((earlier, False), (square, True)) if _some(part)
             ]
             if len(found) == 2:
-                (out_a, lse_a), (out_b, lse_b) = found
-                merge_into(out_a, lse_a, out_a, lse_a, out_b, lse_b)
+                merged = torch.empty_like(found[0][0]), torch.empty_like(found[0][1])
+                merge_into(merged[0], merged[1], *found[0], *found[1])
+                found = [merged]
             out.add(found[0][0])
             logs.append(found[0][1])
         return out.all(), logs[0] if len(logs) == 1 else torch.cat(logs, 1)

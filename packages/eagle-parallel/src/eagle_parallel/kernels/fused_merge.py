@@ -25,6 +25,8 @@ def _has_triton() -> bool:
 def merge_into(out: Tensor, lse: Tensor, out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> None:
     """Write the attention over both sets of keys, each of which every query sees a key of.
 
+    The written tensors must not overlap the others: several threads of the kernel read the same log-sum-exp.
+
     Args:
         out: [tokens, heads, head_dim], written; may be a view with a dense last dimension.
         lse: [heads, tokens], written; may be a view with a dense last dimension.

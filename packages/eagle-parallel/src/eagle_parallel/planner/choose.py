@@ -15,7 +15,8 @@ from eagle_parallel.planner.hardware import Cluster
 from eagle_parallel.planner.load import LAYOUTS, LayoutName, RankLoad, rank_load
 
 # Near-ties, which the model is not exact enough to tell apart, go to a layout that balances work, and of these to the one that
-# fetches the fewest keys: what is not sent is never late. Of the long-video pack it says 0.6 % less for balanced; a GPU took 1 % less (calibration.json).
+# fetches the fewest keys: what is not sent is never late. Of the long-video pack it says 0.6 % less for balanced; a GPU took 1 %
+# less (calibration.json).
 _MARGIN = 1.01
 
 
@@ -83,8 +84,8 @@ def _choose(lengths: Sequence[int], cp_ring: int, cp_ulysses: int, heads: _Heads
         for layout, load in loads.items()
     }
     fastest = min(time.total for time in times.values())
-    near: list[LayoutName] = [layout for layout in LAYOUTS if times[layout].total <= fastest * _MARGIN]
-    even = [layout for layout in near if layout != "contiguous"] or near
+    near: list[LayoutName] = [layout for layout, time in times.items() if time.total <= fastest * _MARGIN]
+    even: list[LayoutName] = [layout for layout in near if layout != "contiguous"] or near
     best = min(even, key=lambda layout: loads[layout].moved_tokens)  # the first of equals
     return best, _why(best, loads, times)
 
