@@ -141,7 +141,7 @@ def attention_time(
         cluster: GPUs and links.
         kernel: attention kernel; one that is not varlen is called once for every document.
         algorithm: what happens over the ring axis.
-        documents: documents that the rank attends to.
+        documents: documents of the pack.
     """
     share = head_share(shape.query_heads, shape.kv_heads, ulysses)
     row = shape.head_dim * _BYTES
@@ -156,7 +156,8 @@ def attention_time(
         outward = cluster.seconds("all_to_all", local * row * share.query, ulysses)
         exposed_ulysses = 2 * (inward + outward)
         copies += 4 * 2 * moved.ulysses_forward / device.memory_bandwidth  # packed and unpacked, read + written, both directions
-    extra = 0.0 if kernel.varlen else (documents - 1) * device.launch
+    whole = max(0, documents - load.cut_documents) / ring  # documents that lie on one rank are dealt to all
+    extra = max(0.0, load.cut_documents + whole - 1) * kernel.document_call
     own = 2 * _OWN_CALL if ring * ulysses > 1 else 0.0
     if load.moved_tokens and ring > 1:
         extra += kernel.splitting(load.cut_documents, load.query_rows, share.query, shape.head_dim, device)

@@ -59,14 +59,16 @@ class Call:
 class Kernel:
     """An attention kernel: forward and backward rates and whether one call takes a whole pack of documents.
 
-    One that is not varlen (cuDNN) computes queries that see earlier keys as two calls: `split_call` seconds for each further
-    call of a direction, and `split_bytes` for each unit of a query row that is then joined.
+    One that is not varlen (cuDNN) is called once for every document, `document_call` seconds for each further one of a direction,
+    and computes queries that see earlier keys as two calls: `split_call` seconds for each further call of a direction, and
+    `split_bytes` for each unit of a query row that is then joined.
     """
 
     name: str
     forward: KernelRate
     backward: KernelRate
     varlen: bool
+    document_call: float = 0.0
     split_call: float = 0.0
     split_bytes: float = 0.0
 
@@ -87,13 +89,15 @@ _FORWARD_BYTES, _BACKWARD_BYTES = (4.0, 0.0), (18.0, 8.0)
 
 # H200, torch 2.11, causal, 28/4 heads of 128: 8192 and 32768 tokens (calibration.json), solved for (flops, tail); see
 # tests/planner/test_calibration.py. TFLOP/s there: flash varlen 311/341 and 282/321, cuDNN 553/591 and 478/522. cuDNN's splits
-# are charged a launch and a bf16 join (two parts read, one written); no constant was solved for them.
+# are charged a launch and a bf16 join (two parts read, one written); no constant was solved for them. What a call for one more
+# document takes was solved from the bare calls of one fine-tuning pack.
 FLASH = Kernel("flash", KernelRate(351.9e12, 0.515, *_FORWARD_BYTES), KernelRate(336.4e12, 0.746, *_BACKWARD_BYTES), varlen=True)
 CUDNN = Kernel(
     "cudnn",
     KernelRate(603.7e12, 0.125, *_FORWARD_BYTES),
     KernelRate(538.2e12, 0.081, *_BACKWARD_BYTES),
     varlen=False,
+    document_call=2e-5,
     split_call=6e-6,
     split_bytes=6.0,
 )
