@@ -4,9 +4,10 @@
 
 Promises: `<!-- bench: PACKAGE -->` in a page of the site becomes the package's tables and plots when the site is built, and the
 lines between `<!-- measured:begin -->` and `<!-- measured:end -->` of its README are the short table. A case is shown from the
-newest file that holds it; no figure is typed. Result files: `packages/<name>/benchmarks/results/*.json`. A package whose figures
-are of another kind brings a `tables.py` in its benchmarks, whose `page` and `readme` then make the tables. A `*_tables.py` in a
-package's benchmarks makes a whole page: `page()` is the text of the file `PAGE`, made from the files in `RESULTS`.
+newest file that holds it, beside files that were made with other `settings`; no figure is typed. Result files:
+`packages/<name>/benchmarks/results/*.json`. A package whose figures are of another kind brings a `tables.py` in its benchmarks,
+whose `page` and `readme` then make the tables. A `*_tables.py` in a package's benchmarks makes a whole page: `page()` is the text
+of the file `PAGE`, made from the files in `RESULTS`.
 Not for: measuring, or deciding what suffices (`targets.py` of a package's benchmarks does).
 """
 
@@ -39,6 +40,8 @@ FAMILIES = (
     ("Whole steps", "s", "forward + backward, peak memory in all; less is better"),
 )
 DECIMALS = {"TB/s": 2, "ms": 1, "s": 2}
+WHOLE_RUN = ("settings", "squares")
+"""What a file says of its whole run; it goes along with each of its rows."""
 
 Row = dict[str, Any]
 
@@ -88,14 +91,23 @@ def base(row: Row) -> str:
 
 
 def read(folder: Path) -> Measured:
-    """The newest rows of every case in a package's folder of result files."""
+    """The newest rows of every case and settings in a package's folder of result files."""
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     contents.sort(key=lambda content: content["date"], reverse=True)
-    taken: dict[str, dict[str, Any]] = {}
+    taken: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def key(row: Row, content: dict[str, Any]) -> tuple[str, str]:
+        return base(row), json.dumps(content.get("settings"), sort_keys=True)
+
     for content in contents:
         for row in content.get("rows", ()):
-            taken.setdefault(base(row), content)
-    rows = [row for content in contents for row in content.get("rows", ()) if taken[base(row)] is content]
+            taken.setdefault(key(row, content), content)
+    rows = [
+        {**row, **{word: content[word] for word in WHOLE_RUN if word in content}}
+        for content in contents
+        for row in content.get("rows", ())
+        if taken[key(row, content)] is content
+    ]
     files = [content for content in contents if any(content is used for used in taken.values())]
     return Measured(files, rows, [content for content in contents if "tests" in content])
 

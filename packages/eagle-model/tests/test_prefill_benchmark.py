@@ -21,7 +21,7 @@ def prefill(monkeypatch: Any) -> Any:
     import prefill as module  # pyright: ignore[reportMissingImports]
 
     yield module
-    for name in ("prefill", "prefill_operations", "square_tensors"):
+    for name in ("prefill", "prefill_operations", "square_tensors", "model_bench", "model_bench.targets"):
         sys.modules.pop(name, None)
 
 

@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--dtype", choices=_DTYPES, default="bfloat16")
     merge = commands.add_parser("merge-lora", help="fold a LoRA adapter into its model and save an ordinary folder")
     merge.add_argument("--model", required=True, help="folder or hub id of the Eagle that the adapter was trained on")
-    merge.add_argument("--adapter", required=True, help="folder that peft saved")
+    merge.add_argument("--adapter", help="folder that peft saved (default: the adapters inside the model's own weights)")
     merge.add_argument("--out", required=True, help="folder to write; must not exist or be empty")
     merge.add_argument("--dtype", choices=_DTYPES, help="of the saved weights (default: the model's)")
     return parser
@@ -72,9 +72,13 @@ def _merge(options: argparse.Namespace) -> str:
     import torch
 
     from eagle_model.lora import merge_adapter
+    from eagle_model.released_lora import merge_inside
 
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
-    merged = merge_adapter(options.model, options.adapter, options.out, dtype=dtype)
+    if options.adapter is None:
+        merged = merge_inside(options.model, options.out, dtype=dtype)
+    else:
+        merged = merge_adapter(options.model, options.adapter, options.out, dtype=dtype)
     return f"{options.out}: {merged} layers merged"
 
 

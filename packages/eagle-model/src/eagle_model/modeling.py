@@ -24,6 +24,7 @@ from eagle_model.configuration import Eagle2_5_VLConfig
 from eagle_model.connector import build_connector, shuffle_patches
 from eagle_model.generation import EagleGenerationMixin
 from eagle_model.loss import weighted_cross_entropy
+from eagle_model.released_lora import refuse_wrapped
 from eagle_model.vision import SiglipTower
 
 _HEAD_KEYS = r"vision_model\.vision_model\.head\."
@@ -83,6 +84,15 @@ class Eagle2_5_VLForConditionalGeneration(PreTrainedModel, EagleGenerationMixin)
         language_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(text_config)]
         self.language_model = language_class(text_config)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers. ValueError where LoRA adapters lie inside the weights, which would else load as random ones."""
+        with_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        refuse_wrapped(info["unexpected_keys"], pretrained_model_name_or_path)
+        return (model, info) if with_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
