@@ -9,12 +9,13 @@ Nothing is decoded here: the inputs are sizes and durations.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import islice
 
 from eagle_data.ads_costs import largest, video_cost
 from eagle_data.ads_headers import frame_table
+from eagle_data.ads_pages import page_table, pages_shown
 from eagle_data.ads_shares import FrameShares
 from eagle_data.chat import render
 from eagle_data.errors import SampleError
@@ -112,8 +113,13 @@ class Planner:
         self.wishes = (*(wished_frames(info, rules) for info in video_infos), *map(len, document_sizes))
         self.floors = tuple(min(rules.min_frames, limit) for limit in limits)
         self._texts: dict[object, int] = {}
+        self._wrappers: dict[Frames, int] = {}
         self._steps = tile_steps(rules)
-        self._cuts: dict[tuple[int, bool], tuple[ImagePlan, ...]] = {}
+        self._cuts: dict[int, tuple[ImagePlan, ...]] = {}
+        # Pages of a document are mostly of one size: each size is cut once, however many pages have it.
+        self._page_sizes = Counter(size for document in document_sizes for size in document)
+        self._page_cuts: dict[int, dict[Size, ImagePlan]] = {}
+        self._shown: dict[tuple[int, bool], int] = {}
 
     def plan(self, context_length: int) -> VisualPlan:
         """The plan for one context length. Raises SampleError where it cannot hold the text and the least visual content."""
@@ -150,38 +156,60 @@ class Planner:
 
     def length(self, frames: Frames, max_tiles: int) -> int:
         """Tokens of the whole sample, exactly, with `frames` of each video and document and images of up to `max_tiles`."""
-        later = sum(cost.later(n) for cost, n in zip(self._costs, frames, strict=False))
-        return self._text(frames) + later + self.tiles(frames, max_tiles) * self.rules.tokens_per_tile
+        if frames not in self._wrappers:
+            later = sum([cost.later(n) for cost, n in zip(self._costs, frames, strict=False)])
+            self._wrappers[frames] = self._text(frames) + later
+        return self._wrappers[frames] + self.tiles(frames, max_tiles) * self.rules.tokens_per_tile
 
     def tiles(self, frames: Frames, max_tiles: int) -> int:
         """Tiles, pages and frames to encode."""
-        tiles = sum(frames)
-        if self._sizes:
-            tiles += sum([image.tiles for image in self._cut(max_tiles)])
-        if self._pages and self._tiles_pages(frames):
-            tiles += sum([page.tiles - 1 for page in self._cut(max_tiles, pages=True)])
-        return tiles
+        return sum(frames) + self._tiles_of(max_tiles, pages=bool(self._pages) and self._tiles_pages(frames))
 
     def text_tokens(self) -> int:
         """Tokens of the sample without any visual content: its conversation alone, placeholders removed."""
         return self._count(lambda kind, k: "", 0)
 
-    def _cut(self, max_tiles: int, *, pages: bool = False) -> tuple[ImagePlan, ...]:
-        """How every image, or every page of all documents, is cut at a tile limit of `tile_steps`."""
+    def _tiles_of(self, max_tiles: int, *, pages: bool) -> int:
+        """Tiles of all images, and with `pages` those that all pages have beyond their first, at a limit of `tile_steps`."""
         key = (max_tiles, pages)
-        if key not in self._cuts:
-            sizes = [size for document in self._pages for size in document] if pages else self._sizes
-            step = self._steps.index(max_tiles)
-            above = self._cuts.get((self._steps[step - 1], pages), ()) if step else ()
-            if above and max_tiles >= self.rules.min_tiles:
-                # A choice that holds the smaller limit stays: the candidates of a smaller limit are the first of a larger one.
-                self._cuts[key] = tuple(
-                    image if image.grid[0] * image.grid[1] <= max_tiles else image_plan(size, max_tiles, self.rules)
-                    for image, size in zip(above, sizes, strict=True)
-                )
-            else:
-                self._cuts[key] = tuple(image_plan(size, max_tiles, self.rules) for size in sizes)
-        return self._cuts[key]
+        if key not in self._shown:
+            tiles = sum([image.tiles for image in self._cut(max_tiles)])
+            if pages:
+                cuts = self._cut_pages(max_tiles)
+                tiles += sum([(cuts[size].tiles - 1) * count for size, count in self._page_sizes.items()])
+            self._shown[key] = tiles
+        return self._shown[key]
+
+    def _cut(self, max_tiles: int) -> tuple[ImagePlan, ...]:
+        """How every image is cut at a tile limit of `tile_steps`."""
+        if max_tiles not in self._cuts:
+            above = self._cuts.get(self._limit_above(max_tiles), ())
+            self._cuts[max_tiles] = self._cut_sizes(self._sizes, above, max_tiles)
+        return self._cuts[max_tiles]
+
+    def _cut_pages(self, max_tiles: int) -> dict[Size, ImagePlan]:
+        """How the pages of each size are cut at a tile limit of `tile_steps`."""
+        if max_tiles not in self._page_cuts:
+            above = tuple(self._page_cuts.get(self._limit_above(max_tiles), {}).values())
+            cuts = self._cut_sizes(tuple(self._page_sizes), above, max_tiles)
+            self._page_cuts[max_tiles] = dict(zip(self._page_sizes, cuts, strict=True))
+        return self._page_cuts[max_tiles]
+
+    def _limit_above(self, max_tiles: int) -> int:
+        step = self._steps.index(max_tiles)
+        return self._steps[step - 1] if step else 0
+
+    def _cut_sizes(self, sizes: Sequence[Size], above: Sequence[ImagePlan], max_tiles: int) -> tuple[ImagePlan, ...]:
+        """Pictures of `sizes` cut at a tile limit; `above` is how they are cut at the limit above, or empty."""
+        if not above or max_tiles < self.rules.min_tiles:
+            return tuple([image_plan(size, max_tiles, self.rules) for size in sizes])
+        # A choice that holds the smaller limit stays: the candidates of a smaller limit are the first of a larger one.
+        return tuple(
+            [
+                image if image.grid[0] * image.grid[1] <= max_tiles else image_plan(size, max_tiles, self.rules)
+                for image, size in zip(above, sizes, strict=True)
+            ]
+        )
 
     def _image_tiles(self, frames: Frames, max_tiles: int) -> int:
         pages = frames[len(self._infos) :] if self.rules.tile_pages else ()
@@ -192,27 +220,34 @@ class Planner:
 
     def _text(self, frames: Frames) -> int:
         """Tokens of the prompt without context tokens, each video with its first frame only."""
+        videos = tuple([cost.form(n) for cost, n in zip(self._costs, frames, strict=False)])
+        if not self._pages:
+            return self._count_text(videos, frames, (), len(self._sizes))
         pages = frames[len(self._infos) :]
-        form = (tuple(cost.form(n) for cost, n in zip(self._costs, frames, strict=False)), pages)
-        if form not in self._texts:
-            self._texts[form] = self._count_text(frames, pages)
-        return self._texts[form]
-
-    def _count_text(self, frames: Frames, pages: Frames) -> int:
-        dialect = self.rules.dialect
-        pictures = len(self._sizes) + sum(pages)
         numbers = page_numbers(len(self._sizes), pages)
+        later = page_table(self.tokenizer, self.rules.dialect).later
+        first = self._count_text(videos, frames, tuple([own[0] for own in numbers]), len(self._sizes) + sum(pages))
+        return first + sum([later(own) for own in numbers])
+
+    def _count_text(self, videos: tuple[object, ...], frames: Frames, first_pages: tuple[int, ...], pictures: int) -> int:
+        """Tokens of the prompt with one context token a picture, less those: each video (of the form in `videos`) with its first
+        frame and each document with its first page (their numbers are `first_pages`) of `pictures` images and pages in all."""
+        form = (videos, first_pages, pictures == 1)
+        if form in self._texts:
+            return self._texts[form]
+        dialect = self.rules.dialect
 
         # One context token stands for each picture, so that texts are cut where the prompt cuts them.
         def media(kind: str, k: int) -> str:
             if kind == "image":
                 return dialect.image(k, 1, pictures)
             if kind == "document":
-                return "".join(dialect.image(number, 1, pictures) for number in numbers[k - 1])
+                return dialect.image(first_pages[k - 1], 1, pictures)
             rate, time = self._costs[k - 1].first(frames[k - 1])
             return dialect.video(k, rate, [time], [1], self._infos[k - 1].duration)
 
-        return self._count(media, pictures + len(self._infos))
+        self._texts[form] = self._count(media, len(self._sizes) + len(self._infos) + len(first_pages))
+        return self._texts[form]
 
     def _count(self, media: Callable[[str, int], str], pictures: int) -> int:
         segments = render(self.sample.messages, default_system=self.rules.dialect.default_system, media=media)
@@ -227,11 +262,11 @@ class Planner:
     def _documents(self, frames: Frames, max_tiles: int) -> tuple[DocumentPlan, ...]:
         if not self._pages:
             return ()
-        cuts = iter(self._cut(max_tiles if self._tiles_pages(frames) else 1, pages=True))
+        cuts = self._cut_pages(max_tiles if self._tiles_pages(frames) else 1)
         plans = []
         for sizes, n in zip(self._pages, frames[len(self._infos) :], strict=True):
-            own, indices = list(islice(cuts, len(sizes))), uniform(len(sizes), 1.0, n).indices
-            plans.append(DocumentPlan(indices, tuple(own[i] for i in indices)))
+            indices = pages_shown(len(sizes), n)
+            plans.append(DocumentPlan(indices, tuple([cuts[sizes[i]] for i in indices])))
         return tuple(plans)
 
     def _refusal(self, shortest: int, context_length: int) -> str:
@@ -265,7 +300,7 @@ def image_plan(size: Size, max_tiles: int, rules: VisualRules) -> ImagePlan:
     return _image_plan(*size, min(rules.min_tiles, max_tiles), max_tiles, rules.tile_size, rules.use_thumbnail)
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def _image_plan(width: int, height: int, min_tiles: int, max_tiles: int, tile_size: int, use_thumbnail: bool) -> ImagePlan:
     grid = choose_grid(width, height, tile_size=tile_size, min_tiles=min_tiles, max_tiles=max_tiles)
     return ImagePlan(grid, tiles_for(grid, use_thumbnail))

@@ -45,7 +45,11 @@ class Dialect:
     states_duration: bool
 
     def image(self, k: int, tokens: int, count: int) -> str:
-        """Text of image `k` (1-based) out of `count` images, with `tokens` context tokens."""
+        """Text of image `k` (1-based) out of `count` images, with `tokens` context tokens.
+
+        Of `count` it matters only whether it is 1, and what follows the context tokens is the same for every `k`:
+        `eagle_data.ads_pages` counts by this.
+        """
         tag = f"<image {k}>" if count > 1 or self.tag_single_image else ""
         return f"{tag}{visual_block(tokens)}{self.after_image}"
 

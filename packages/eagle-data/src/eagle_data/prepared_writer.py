@@ -11,15 +11,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from eagle_data.encode import Encoded
 from eagle_data.prepared import context_folder, groups_file, index_file
-from eagle_data.prepared_rows import ROWS, Row, batches_of, facts_schema, integers, samples_schema, strings
+from eagle_data.prepared_index import IndexWriter, Places
+from eagle_data.prepared_rows import ROWS, Row, batches_of, samples_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,17 +29,8 @@ _LEAST_BYTES, _MOST_BYTES = 8 << 20, 64 << 20
 _ONE_OF = 16
 """A shard ends at the earliest behind the least groups, or the least bytes, and at the latest behind the most of either; in
 between behind one group of 16, chosen by its digest."""
-_INDEX_ROWS = 1 << 20
-"""Rows of a row group of the index: few and large ones are read fast."""
 _SHARD_OPTIONS = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
 """Without dictionaries and statistics a shard is written in half the time and is 6 % larger (5,000 rows, 13 million tokens)."""
-_INDEX_OPTIONS = {
-    "compression": {"number": "zstd", "length": "none", "tiles": "none", "degraded": "zstd"},
-    "use_dictionary": ["degraded"],
-    "write_statistics": False,
-}
-
-_GROUPS_OPTIONS = {"compression": "zstd", "use_dictionary": ["shard", "file"], "write_statistics": False}
 
 
 @dataclass(frozen=True)
@@ -89,17 +79,6 @@ class PreparedWriter:
                 writer.abandon()
 
 
-@dataclass
-class _Places:
-    """The columns of `groups.parquet`, a row for each row group."""
-
-    shard: list[str] = field(default_factory=list)
-    group: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    file: list[str] = field(default_factory=list)
-    first: list[int] = field(default_factory=list)
-
-
 class _ContextWriter:
     def __init__(self, folder: Path, context_length: int) -> None:
         self._folder = context_folder(folder, context_length)
@@ -107,10 +86,8 @@ class _ContextWriter:
         self._rows: list[Row] = []
         self._rows_file = ""
         self._shard: list[Group] = []
-        self._facts: list[pa.RecordBatch] = []
-        self._facts_held = 0
-        self._writer: Any = None
-        self._places = _Places()
+        self._facts = IndexWriter(_part(self._index))
+        self._places = Places()
 
     def add(self, file: str, row: Row) -> None:
         if self._rows and file != self._rows_file:
@@ -133,11 +110,7 @@ class _ContextWriter:
         if not group.facts:
             return
         self._shard.append(group)
-        for batch in group.facts:
-            self._facts.append(batch)
-            self._facts_held += batch.num_rows
-        if self._facts_held >= _INDEX_ROWS:
-            self._flush_facts()
+        self._facts.add(group.facts)
         if ends_shard(group.digest, len(self._shard), sum(one.size for one in self._shard)):
             self._end_shard()
 
@@ -151,43 +124,23 @@ class _ContextWriter:
         path = self._folder / f"{name}.parquet"
         if not _is_whole(path, sizes):
             _write_shard(path, groups)
-        places = self._places
-        for group in groups:
-            places.file += [group.file] * len(group.facts)
-            places.first += [group.first] * len(group.facts)
-        places.shard += [name] * len(sizes)
-        places.group += range(len(sizes))
-        places.rows += sizes
-
-    def _flush_facts(self) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if self._writer is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(_part(self._index), facts_schema(), **_INDEX_OPTIONS)
-        if self._facts:
-            self._writer.write_table(pa.Table.from_batches(self._facts), row_group_size=self._facts_held)
-        self._facts, self._facts_held = [], 0
+        self._places.add_shard(name, [(group.file, group.first, batch.num_rows) for group in groups for batch in group.facts])
 
     def finish(self) -> None:
         self._flush_rows()
         self._end_shard()
-        self._flush_facts()
-        self._writer.close()
-        _write_places(_part(self._groups), self._places)
+        self._facts.finish()
+        self._places.write(_part(self._groups))
         for path in (self._groups, self._index):
             os.replace(_part(path), path)
-        used = {f"{name}.parquet" for name in self._places.shard}
+        used = {f"{name}.parquet" for name in self._places.shards}
         for path in [*self._folder.glob("rows-*.parquet"), *self._folder.glob("*.part")]:
             if path.name not in used:
                 path.unlink()
 
     def abandon(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        for path in (self._groups, self._index):
-            _part(path).unlink(missing_ok=True)
+        self._facts.abandon()
+        _part(self._groups).unlink(missing_ok=True)
 
 
 def ends_shard(digest: str, groups: int, size: int) -> bool:
@@ -222,23 +175,6 @@ def _write_shard(path: Path, groups: Sequence[Group]) -> None:
     except BaseException:
         _part(path).unlink(missing_ok=True)
         raise
-
-
-def _write_places(path: Path, places: _Places) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {
-        "shard": strings(places.shard),
-        "group": integers(places.group),
-        "rows": integers(places.rows),
-        "file": strings(places.file),
-        "first": integers(places.first, np.int64),
-    }
-    with pq.ParquetWriter(
-        path, pa.schema([(name, column.type) for name, column in columns.items()]), **_GROUPS_OPTIONS
-    ) as writer:
-        writer.write_table(pa.table(columns))
 
 
 def _part(path: Path) -> Path:

@@ -21,6 +21,8 @@ from eagle_data.chat import Segment
 from eagle_data.special_tokens import CHAT_TOKENS, GROUNDING_TOKENS, IMG_CONTEXT, SPECIAL_TOKENS
 
 _WRAPPER_CHARACTERS = 64
+_WRAPPERS_KEPT = 1 << 13
+"""Short questions and answers fill this memory too, half a kilobyte each, so it grows with the samples until it is full."""
 
 
 class PromptTokenizer:
@@ -57,7 +59,7 @@ class PromptTokenizer:
         self._grounding = _any_of(re.escape(name) for name in GROUNDING_TOKENS if name in self.special)
         # Two caches, because a plan tokenises one sample's prompt many times: wrappers ("Frame 7 sample at 3.03s: ")
         # recur in other samples and are tiny, a conversation's own texts do neither.
-        self._wrapper_ids = lru_cache(maxsize=1 << 16)(self._plain_ids)
+        self._wrapper_ids = lru_cache(maxsize=_WRAPPERS_KEPT)(self._plain_ids)
         self._text_ids = lru_cache(maxsize=64)(self._plain_ids)
 
     @classmethod
