@@ -37,6 +37,7 @@ def test_recorded_rates_reach_their_bars(tables: ModuleType):
     for context in contexts:
         assert rates["plan_video", context] >= 2000
         assert rates["plan_other", context] >= 10_000
+        assert rates["plan_document", context] >= 10_000
 
 
 def test_recorded_plans_lose_no_text_and_fill_97_percent_of_each_video_kind(tables: ModuleType):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from eagle_data.collate import LoadedSample, collate
-from eagle_data.encode import IGNORE
+from eagle_data.encode import IGNORE, WITHHELD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +86,17 @@ def test_a_prompt_weight_learns_every_token_with_its_weight():
     assert batch.loss_weight.tolist() == [[0.25, 0.25, 1, 0, 1, 0]]
     assert batch.loss_rows.tolist() == [0, 1, 2, 4]
     assert batch.labels.tolist() == [[-100, -100, -100, 4, -100, 6]]
+
+
+def test_what_is_withheld_is_never_learned_and_no_label_tells_it_apart():
+    sample = loaded([1, 2, 3, 4, 5], 1)
+    sample.labels[1:3] = WITHHELD
+    for prompt_weight in (0.0, 0.25):
+        batch = collate([sample], tile_size=4, prompt_weight=prompt_weight)
+        assert batch.labels.tolist() == [[-100, -100, -100, -100, 5]]
+        learned = [(row, int(batch.shift_labels[0, row])) for row in batch.loss_rows.tolist()]
+        assert learned == ([(2, 4), (3, 5)] if prompt_weight else [(3, 5)])
+        assert batch.loss_weight.tolist() == [[0, 0, prompt_weight, 1, 0]]
 
 
 def test_a_pack_without_pictures_may_carry_one_white_dummy_tile():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from eagle_data.ads import ImagePlan, VideoPlan, VisualPlan, VisualRules
 from eagle_data.dialect import Dialect
-from eagle_data.encode import IGNORE, ImageUnit, VideoUnit, encode
+from eagle_data.encode import IGNORE, WITHHELD, ImageUnit, VideoUnit, encode
 from eagle_data.errors import SampleError
 from eagle_data.samples import ImageRef, Message, Sample, VideoRef
 from eagle_data.sampling import uniform
@@ -62,8 +62,9 @@ def test_an_answer_that_is_not_learned_keeps_its_ids_and_has_no_labels(tokenizer
     plain, encoded = (encode(each, PLAN, rules=RULES, tokenizer=tokenizer) for each in (SAMPLE, sample))
     assert np.array_equal(encoded.input_ids, plain.input_ids)
     assert encoded.units == plain.units
-    learned = encoded.labels[encoded.labels != IGNORE]
+    learned, withheld = encoded.input_ids[encoded.labels >= 0], encoded.input_ids[encoded.labels == WITHHELD]
     assert raw_tokenizer.decode([int(i) for i in learned], skip_special_tokens=False) == "yes<|im_end|>"
+    assert raw_tokenizer.decode([int(i) for i in withheld], skip_special_tokens=False) == "ok <image-1><|im_end|>"
 
 
 def test_fewer_context_tokens_than_pictures_is_an_error_with_both_counts(tokenizer: PromptTokenizer):

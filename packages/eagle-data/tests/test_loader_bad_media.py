@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from eagle_data.collate import collate
-from eagle_data.encode import IGNORE, Encoded, ImageUnit
+from eagle_data.encode import WITHHELD, Encoded, ImageUnit
 from eagle_data.errors import MediaError
 from eagle_data.loader import Pack
 from eagle_data.prepared_writer import PreparedWriter
@@ -61,7 +61,7 @@ def test_a_blank_keeps_the_tokens_of_a_bad_sample_and_learns_nothing_of_it(with_
     assert sorted(sample.where for sample in pack.samples) == [f"d:{number}" for number in range(6)]
     [bad] = [sample for sample in pack.samples if sample.where == "d:1"]
     assert bad.input_ids.tolist() == [1] * 4
-    assert bad.labels.tolist() == [IGNORE] * 4
+    assert bad.labels.tolist() == [WITHHELD] * 4  # not even as a prompt
     assert bad.pixels.shape == (1, 3, 8, 8)
     assert not bad.pixels.any()
     assert [where for where, _ in pack.failures] == ["d:1"]

@@ -68,6 +68,19 @@ def test_a_question_is_the_conversation_up_to_its_first_answer(write_lines: Call
     assert prompt.endswith("<|im_start|>assistant\n")
 
 
+def test_an_answer_of_weight_0_is_part_of_the_question(write_lines: Callable[..., Path], media: Path):
+    turns = [("human", "<image-1> Colour?"), ("gpt", "Blue."), ("human", "Sure?"), ("gpt", "Red.")]
+    talks = []
+    for weights in ((0, 1), (0, 0)):
+        answers = iter(weights)
+        talks.append([{"from": who, "value": text} | ({"weight": next(answers)} if who == "gpt" else {}) for who, text in turns])
+    lines = [{"image": "red.png", "conversations": talk} for talk in talks]
+    questions, rejects = read_questions({"t": write_lines(lines)}, media)
+    assert [(q.text, q.truth) for q in questions] == [("Colour? Sure?", "Red.")]
+    assert [message["role"] for message in questions[0].messages] == ["user", "assistant", "user"]
+    assert [reject.kind for reject in rejects] == ["nothing learned"]
+
+
 def test_clips_and_lmdb_pictures_are_read_as_the_line_says(
     write_lines: Callable[..., Path], media: Path, processor: Any, talk: Any
 ):

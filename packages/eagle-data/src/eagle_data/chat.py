@@ -16,11 +16,13 @@ from eagle_data.special_tokens import IM_END, IM_START
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of prompt: `text` is plain text, or markup of special tokens; `supervised` text is learned."""
+    """A stretch of prompt: `text` is plain text, or markup of special tokens; `supervised` text is learned, and an `answer` that
+    is not supervised is never to be."""
 
     text: str
     supervised: bool = False
     markup: bool = False
+    answer: bool = False
 
 
 def render(messages: Sequence[Message], *, default_system: str, media: Callable[[str, int], str]) -> list[Segment]:
@@ -38,8 +40,8 @@ def render(messages: Sequence[Message], *, default_system: str, media: Callable[
         segments.append(Segment(IM_START, markup=True))
         if message.role == "assistant":
             segments.append(Segment("assistant\n"))
-            segments.append(Segment(message.text, supervised=message.learned))
-            segments.append(Segment(IM_END, supervised=message.learned, markup=True))
+            segments.append(Segment(message.text, supervised=message.learned, answer=True))
+            segments.append(Segment(IM_END, supervised=message.learned, markup=True, answer=True))
         else:
             segments.append(Segment(f"{message.role}\n"))
             for part in split_placeholders(message.text):

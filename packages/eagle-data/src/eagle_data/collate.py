@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from eagle_data.encode import IGNORE
+from eagle_data.encode import IGNORE, WITHHELD
 
 LossWeighting = Literal["token", "sqrt_sample", "sqrt_turn"]
 
@@ -64,10 +64,10 @@ def collate(
 
     `weighting`: "token" gives every supervised token weight 1; "sqrt_sample" gives n^-1/2 with n the supervised
     tokens of its sample, "sqrt_turn" of its turn (upstream section 1.7; the normaliser is applied later, over the
-    whole optimiser step). `prompt_weight` above 0 also learns the tokens that are not supervised, each with this weight:
-    plain language modelling, for pretraining on text. `dummy_tile` adds one white tile of flag 0 to a text-only pack,
-    for engines whose ranks must all run the vision tower. Raises ValueError for no samples, another `weighting`, and a sample
-    whose labels are not as many as its tokens.
+    whole optimiser step). `prompt_weight` above 0 also learns the tokens that are not supervised, each with this weight,
+    but for WITHHELD ones: plain language modelling, for pretraining on text. `dummy_tile` adds one white tile of flag 0 to a
+    text-only pack, for engines whose ranks must all run the vision tower. Raises ValueError for no samples, another
+    `weighting`, and a sample whose labels are not as many as its tokens.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample")
@@ -80,13 +80,16 @@ def collate(
             )
     lengths = [len(sample.input_ids) for sample in samples]
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    shifted = [_shift(sample.labels) for sample in samples]
+    withheld = np.concatenate([_shift(sample.labels) == WITHHELD for sample in samples])
+    labels = [np.where(sample.labels == WITHHELD, np.int32(IGNORE), sample.labels) for sample in samples]
+    shifted = [_shift(own) for own in labels]
     shift_labels = np.concatenate(shifted).astype(np.int64)
-    weights = np.concatenate([_weights(labels, weighting) for labels in shifted])
+    weights = np.concatenate([_weights(own, weighting) for own in shifted])
     if prompt_weight > 0:
         every = np.concatenate([_shift(sample.input_ids) for sample in samples])
-        weights = np.where((shift_labels == IGNORE) & (every != IGNORE), np.float32(prompt_weight), weights)
-        shift_labels = every.astype(np.int64)
+        prompts = (shift_labels == IGNORE) & (every != IGNORE) & ~withheld
+        weights = np.where(prompts, np.float32(prompt_weight), weights)
+        shift_labels = np.where(prompts, every, shift_labels).astype(np.int64)
     pixels = [sample.pixels for sample in samples if len(sample.pixels)]
     flags = np.ones(sum(len(p) for p in pixels), dtype=np.int64)
     if not pixels:
@@ -94,7 +97,7 @@ def collate(
         flags = np.zeros(len(pixels[0]), dtype=np.int64)
     return Batch(
         input_ids=np.concatenate([sample.input_ids for sample in samples]).astype(np.int64)[None],
-        labels=np.concatenate([sample.labels for sample in samples]).astype(np.int64)[None],
+        labels=np.concatenate(labels).astype(np.int64)[None],
         shift_labels=shift_labels[None],
         loss_rows=np.flatnonzero(shift_labels != IGNORE).astype(np.int64),
         loss_weight=weights[None],

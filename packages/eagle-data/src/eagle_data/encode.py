@@ -1,12 +1,12 @@
 """A planned sample to token ids, labels and the list of pictures to cut: the value that packing and loading use.
 
-Labels stand where the supervised tokens stand (not shifted) and are IGNORE elsewhere. Pictures are listed in the
-order of their context tokens in the text, which is the order in which the model scatters their features.
+Labels stand where the supervised tokens stand (not shifted) and are IGNORE elsewhere, WITHHELD in answers of weight 0. Pictures
+are listed in the order of their context tokens in the text, which is the order in which the model scatters their features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from eagle_data.special_tokens import IMG_CONTEXT
 from eagle_data.tokens import PromptTokenizer
 
 IGNORE = -100
+WITHHELD = -101
+"""Of tokens that are never learnt, even where prompts are: `collate` makes IGNORE of it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class VideoUnit:
 
 @dataclass(frozen=True)
 class Encoded:
-    """`input_ids` and `labels` int32 `[tokens]`; `units` in text order; `tiles` is the sum over units."""
+    """`input_ids` and `labels` int32 `[tokens]`; `units` in text order; `tiles` is the sum over units. Labels may hold WITHHELD,
+    which a loss does not know: `collate` resolves it."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -67,9 +70,13 @@ def encode(sample: Sample, plan: VisualPlan, *, rules: VisualRules, tokenizer: P
 
     Raises SampleError where the number of context tokens differs from the plan's pictures, or nothing is supervised.
     """
-    ids, supervised = tokenizer.encode(segments_of(sample, plan.images, plan.videos, rules, documents=plan.documents))
+    segments = segments_of(sample, plan.images, plan.videos, rules, documents=plan.documents)
+    ids, supervised = tokenizer.encode(segments)
     input_ids = np.asarray(ids, dtype=np.int32)
     labels = np.where(np.asarray(supervised, dtype=bool), input_ids, np.int32(IGNORE))
+    if any(segment.answer and not segment.supervised for segment in segments):
+        answers = [replace(segment, supervised=segment.answer and not segment.supervised) for segment in segments]
+        labels[np.asarray(tokenizer.encode(answers)[1], dtype=bool)] = WITHHELD
     units: list[ImageUnit | VideoUnit] = []
     for message in sample.messages:
         if message.role == "assistant":
@@ -98,7 +105,7 @@ def encode(sample: Sample, plan: VisualPlan, *, rules: VisualRules, tokenizer: P
             f"{rules.tokens_per_tile}; the placeholders and the media of this sample disagree",
             MISMATCH,
         )
-    if not (labels != IGNORE).any():
+    if not (labels >= 0).any():
         raise SampleError(
             sample.where, "no token is supervised; give the conversation a non-empty gpt turn", "empty conversation"
         )

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import numpy as np
 
 from eagle_data.collate import LoadedSample
-from eagle_data.encode import IGNORE, Encoded
+from eagle_data.encode import WITHHELD, Encoded
 from eagle_data.epoch_order import permuted
 from eagle_data.errors import EagleDataError
 from eagle_data.media_index import PreparedMedia
@@ -141,7 +141,7 @@ class PackLoading:
                     stand_ins.append((where, found.where))
                 elif self.bad_media != "leave_out":
                     zeros = np.zeros((encoded.tiles, 3, self.tile_size, self.tile_size), dtype=np.float32)
-                    samples.append(LoadedSample(encoded.input_ids, np.full_like(encoded.labels, IGNORE), zeros, where))
+                    samples.append(LoadedSample(encoded.input_ids, np.full_like(encoded.labels, WITHHELD), zeros, where))
                     blanks.append(where)
         return Pack(tuple(samples), tuple(failures), epoch, position, tuple(stand_ins), tuple(blanks))
 

@@ -109,13 +109,13 @@ class PromptTokenizer:
     def encode(self, segments: Sequence[Segment]) -> tuple[list[int], list[bool]]:
         """Token ids of a rendered prompt and, for each id, whether it is supervised.
 
-        Neighbouring texts of equal supervision are joined before they are tokenised, since a tokenizer may merge over
-        the seam; special tokens and a change of supervision are the only cuts. For texts without forged special
-        tokens the result equals tokenising the joined prompt with a cut before each supervised text.
+        Neighbouring texts are joined before they are tokenised, since a tokenizer may merge over the seam; special tokens and
+        the borders of answers and of supervision are the only cuts. For texts without forged special tokens the result equals
+        tokenising the joined prompt with a cut before each answer.
         """
         ids: list[int] = []
         supervised: list[bool] = []
-        text, flag = "", False
+        text, flag, answer = "", False, False
 
         def flush() -> None:
             nonlocal text
@@ -126,9 +126,9 @@ class PromptTokenizer:
                 text = ""
 
         for segment in segments:
-            if segment.supervised != flag:
+            if (segment.supervised, segment.answer) != (flag, answer):
                 flush()
-                flag = segment.supervised
+                flag, answer = segment.supervised, segment.answer
             if not segment.markup:
                 text += segment.text
                 continue

@@ -86,7 +86,11 @@ class _Chat(BaseHTTPRequestHandler):
     server_state: ChatServer
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # its client was killed while it sent: nothing was asked
+            self.close_connection = True
+            return
         digest = hashlib.sha256(body).hexdigest()[:12]
         state = self.server_state
         number = state.enter(digest)

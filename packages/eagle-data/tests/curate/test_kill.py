@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,18 @@ def check_kills(folder: Path, kills: int, seed: int) -> None:
         assert (folder / "out" / "clips.jsonl").read_text() == samples
     report = json.loads((folder / "out" / "report.json").read_text())
     assert (report["captioned"], report["stories"], report["requests"]) == (8, 1, requests)
+
+
+def test_the_server_counts_no_request_that_was_cut_while_it_was_sent():
+    with chat_server() as server:
+        host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
+        for body, asked in ((b"{}", 0), (b"{}" + b" " * 98, 1)):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n" + body)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(4096):
+                    pass
+            assert len(server.asked) == asked
 
 
 def test_killed_runs_pay_for_nothing_twice(tmp_path: Path):

@@ -24,7 +24,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out question: chat messages up to the first answer (media by reference), and the true answer.
+    """A held-out question: chat messages up to the first learned answer (media by reference), and that answer.
 
     `text` is what is asked, without media, for reports; `where` is `file:line`.
     """
@@ -67,7 +67,10 @@ class Media:
 
 
 def read_questions(sets: Mapping[str, Path], root: Path) -> tuple[list[Question], list[Reject]]:
-    """Questions of every task, from JSONL in the training schema; the first answer of a conversation is the truth."""
+    """Questions of every task, from JSONL in the training schema.
+
+    The first answer of a conversation is the truth; answers of weight 0 before it are part of what is asked.
+    """
     questions: list[Question] = []
     rejects: list[Reject] = []
     for task, path in sets.items():
@@ -84,7 +87,10 @@ def _question(task: str, sample: Sample) -> Question:
     texts: list[str] = []
     for message in sample.messages:
         if message.role == "assistant":
-            return Question(task, sample.where, tuple(messages), " ".join(texts), message.text)
+            if message.learned:
+                return Question(task, sample.where, tuple(messages), " ".join(texts), message.text)
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": message.text}]})
+            continue
         content: list[dict[str, Any]] = []
         for part in split_placeholders(message.text):
             if isinstance(part, str):
