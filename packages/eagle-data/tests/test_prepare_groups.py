@@ -213,7 +213,6 @@ def test_shards_that_a_change_does_not_touch_are_not_written_again(corpus: Corpu
         # Where shards end follows from digests, which hold the file's path: how many are new differs from place to place.
         assert 1 <= len(set(after.items()) - set(before.items())) < len(after)
         assert set(after.items()) & set(before.items())
-        assert set(after.items()) & set(before.items())
         before = after
     corpus.prepare("anew")
     assert corpus.files("anew") == corpus.files()
