@@ -197,6 +197,9 @@ def test_only_the_groups_that_a_change_touches_are_redone(corpus: Corpus):
 
 
 def test_shards_that_a_change_does_not_touch_are_not_written_again(corpus: Corpus, small_shards: None):
+    # Text alone: where shards end follows from what rows hold, and rows with media hold their path, which differs in every run.
+    corpus.records[:] = [talk(f"Number {n}?", f"It is {n}.") for n in range(LINES)]
+    corpus.write()
     corpus.prepare()
     before = corpus.shards()
     assert len(before) >= 4
@@ -210,8 +213,7 @@ def test_shards_that_a_change_does_not_touch_are_not_written_again(corpus: Corpu
         corpus.write()
         corpus.prepare()
         after = corpus.shards()
-        # Where shards end follows from digests, which hold the file's path: how many are new differs from place to place.
-        assert 1 <= len(set(after.items()) - set(before.items())) < len(after)
+        assert 1 <= len(set(after.items()) - set(before.items())) <= 3
         assert set(after.items()) & set(before.items())
         before = after
     corpus.prepare("anew")
