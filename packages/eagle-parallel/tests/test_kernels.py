@@ -113,6 +113,15 @@ def test_cudnn_brings_many_segments_together_in_runs_of_any_length(monkeypatch, 
     _agree(CudnnKernel(), Segments.of([2, 3], [5, 4], causal=False))
 
 
+@pytest.mark.usefixtures("aten")
+def test_cudnn_s_gradients_have_the_inputs_dtype_with_a_document_of_one_row_too():
+    segments = Segments.of([1, 3], [1, 3], causal=True)
+    q, k, v, grad = (tensor.to(torch.bfloat16) for tensor in _tensors(segments))
+    out, lse = CudnnKernel().forward(q, k, v, segments, SCALE)
+    grads = CudnnKernel().backward(grad, q, k, v, out, lse, segments, SCALE)
+    assert {tensor.dtype for tensor in (out, *grads)} == {torch.bfloat16}
+
+
 def _fill(places, grads):
     for place, grad in zip(places, grads, strict=True):
         place.copy_(grad)

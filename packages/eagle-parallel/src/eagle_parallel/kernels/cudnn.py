@@ -91,7 +91,7 @@ class _Rows:
     _whole: Tensor | None = None
 
     def add(self, piece: Tensor) -> None:
-        self._held.append(piece)
+        self._held.append(piece.to(self.like.dtype))  # a part of one row comes in float32
         self._held_rows += piece.shape[0]
         if self._held_rows >= _RUN and self._held_rows < self.rows:
             self._flush()
