@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from eagle_data.ads import VisualPlan, VisualRules, plan, tile_steps, wished_frames
+from eagle_data.chat import Segment
 from eagle_data.dialect import RELEASED, TRAINING, Dialect
 from eagle_data.encode import encode
 from eagle_data.errors import EagleDataError, SampleError
@@ -336,6 +337,52 @@ def test_a_video_of_which_no_frame_can_be_chosen_names_its_sample(broken: dict[s
         SampleError, match=r"a\.jsonl:1: video 2 has .*, of which none can be chosen; probe it again, or leave it out"
     ):
         planned(tokenizer, 100_000, SMALL, infos=infos)
+
+
+def test_a_video_of_millions_of_frames_is_planned_without_tokenising_its_frames(
+    tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    rules = VisualRules(tile_size=32, tokens_per_tile=4)
+    short, long = metadata(300.0), metadata(40_000.0)
+    planned(tokenizer, 4000, rules, infos=[short])  # has the table made
+    counted = 0
+    encode_segments = PromptTokenizer.encode
+
+    def counting(self: PromptTokenizer, segments: Sequence[Segment]) -> tuple[list[int], list[bool]]:
+        nonlocal counted
+        counted += 1
+        return encode_segments(self, segments)
+
+    monkeypatch.setattr(PromptTokenizer, "encode", counting)
+    assert long.frames == 10**6
+    chosen = planned(tokenizer, 4000, rules, infos=[long])
+    assert counted < 50
+    assert 100 < chosen.frames == len(chosen.videos[0].frames)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "<image-1><video-1><video-1>",
+            r"mentions 2 video placeholder\(s\) \(<video-1>, <video-1>\) but 1 video\(s\) are attached",
+        ),
+        ("<image-9><video-1>", r"mentions 1 image placeholder\(s\) \(<image-9>\) but 1 image\(s\) are attached"),
+        ("<image-1><video-1><document-1>", r"\(<document-1>\) but 0 document\(s\) are attached; attach them"),
+        ("<image-1>", r"mentions 0 video placeholder\(s\) but 1 video\(s\) are attached; mention each of 1\.\.1 exactly once"),
+    ],
+)
+def test_a_sample_whose_text_and_media_disagree_is_refused_when_planned_and_when_encoded(
+    text: str, words: str, tokenizer: PromptTokenizer
+):
+    good = sample(1, 1)
+    bad = replace(good, messages=(Message("user", text), Message("assistant", "<image-7>")))
+    whole = plan(good, image_sizes=[(32, 32)], video_infos=[metadata(5.0)], context_length=500, rules=SMALL, tokenizer=tokenizer)
+    with pytest.raises(SampleError, match=words) as planning:
+        plan(bad, image_sizes=[(32, 32)], video_infos=[metadata(5.0)], context_length=500, rules=SMALL, tokenizer=tokenizer)
+    with pytest.raises(SampleError, match=words) as encoding:
+        encode(bad, whole, rules=SMALL, tokenizer=tokenizer)
+    assert planning.value.kind == encoding.value.kind == "placeholder mismatch"
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,23 @@ def test_costs_rise_with_the_frames_where_they_are_said_to(total: int, fps: floa
 def test_a_video_beyond_the_table_is_counted_frame_by_frame(tokenizer: PromptTokenizer):
     assert video_cost(10**6, 25.0, 0.0, tokenizer, RELEASED).table is None
     assert video_cost(100, 25.0, 999_998.0, tokenizer, RELEASED).table is None
+    assert video_cost(10**7, 25.0, 0.0, tokenizer, RELEASED, shown=10**6).table is None
     far = video_cost(100, 25.0, 1e6, tokenizer, RELEASED)
     assert not far.rises
     choice = uniform(100, 25.0, 7, start=1e6)
     assert far.later(7) == sum(frame_tokens(tokenizer, RELEASED, i, t) for i, t in enumerate(choice.timestamps[1:], 2))
+
+
+@given(total=st.integers(10**6, 2 * 10**7), n=st.integers(2, 600), fps=st.sampled_from([24000 / 1001, 30.0, 60.0]))
+@settings(deadline=None, max_examples=40)
+def test_a_video_of_millions_of_frames_has_the_table_where_few_of_them_are_shown(
+    total: int, n: int, fps: float, tokenizer: PromptTokenizer
+):
+    cost = video_cost(total, fps, 0.0, tokenizer, RELEASED, shown=1000)
+    assert cost.table is not None
+    assert cost.rises
+    choice = uniform(total, fps, n)
+    assert cost.later(n) == sum(frame_tokens(tokenizer, RELEASED, i, t) for i, t in enumerate(choice.timestamps[1:], 2))
 
 
 def test_the_form_tells_apart_what_costs_differently(tokenizer: PromptTokenizer):

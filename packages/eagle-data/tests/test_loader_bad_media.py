@@ -12,6 +12,7 @@ import pytest
 from eagle_data.collate import collate
 from eagle_data.encode import WITHHELD, Encoded, ImageUnit
 from eagle_data.errors import MediaError
+from eagle_data.load_report import LoadReport
 from eagle_data.loader import Pack
 from eagle_data.prepared_writer import PreparedWriter
 from PIL import Image
@@ -157,3 +158,15 @@ def test_counts_of_bad_media_survive_a_resume_and_stay_small(with_bad_pictures: 
     second.report.add(long)
     assert len(json.dumps(second.state_dict())) < 100_000
     assert second.report.first[0][0].endswith("/0")
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\U0001f984", "\x01", "\udcff"])
+def test_the_failures_of_a_report_are_bounded_as_json_writes_them(letter: str):
+    report = LoadReport()
+    report.add(Pack((), tuple((letter * 5000 + str(n), letter * 5000) for n in range(50)), 0))
+    state = json.dumps(report.state())
+    assert len(state) < 26_000
+    assert len(report.first) == 20
+    assert report.first[7][0].endswith(letter * 40 + "7")
+    assert report.first[7][1].startswith(letter * 40)
+    assert LoadReport.from_state(json.loads(state)) == report

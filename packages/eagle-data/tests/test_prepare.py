@@ -76,6 +76,23 @@ def test_no_good_sample_is_lost_and_every_bad_one_is_listed_with_file_line_and_k
     assert json.loads((corpus.out / "report.json").read_text())["d"]["reasons"] == report.reasons
 
 
+def test_what_was_prepared_under_a_relative_root_loads_from_any_working_directory(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    entry = corpus.entry.model_copy(update={"root": Path("media")})
+    replace(corpus, entry=entry).prepare()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    source = StatefulLoader(
+        [Source(PreparedDataset(corpus.out / "d", LONG))], context_length=LONG, tile_size=32, seed=0, workers=0
+    )
+    packs = [pack for pack, _ in zip(iter(source), range(source.packs_in_epoch(0)), strict=False)]
+    failed = {where for pack in packs for where, _ in pack.failures}
+    assert failed <= {corpus.where(corpus.corrupt)}
+    assert sum(len(pack.samples) for pack in packs) == len(corpus.lines(LONG))
+
+
 def test_every_reason_names_what_was_wrong(corpus: Corpus):
     corpus.prepare(verify=True)
     reasons = " | ".join(entry["reason"] for entry in corpus.rejects().values())

@@ -19,6 +19,7 @@ from eagle_data.ads_pages import page_table, pages_shown
 from eagle_data.ads_shares import FrameShares
 from eagle_data.chat import render
 from eagle_data.errors import SampleError
+from eagle_data.placeholders import check_placeholders
 from eagle_data.samples import Sample
 from eagle_data.sampling import uniform
 from eagle_data.tiling import choose_grid, tiles_for
@@ -70,8 +71,8 @@ def plan(
 
     `image_sizes` are (width, height) in pixels, `video_infos` the metadata of each video or clip, `document_sizes` the sizes of
     each document's pages. One frame or page more than the plan has would not fit, nor would the next larger tile count. Raises
-    SampleError where the text alone, or the text with the least visual content, does not fit (text is never cut), and for a video
-    without frames, rate or finite duration.
+    SampleError where the text alone, or the text with the least visual content, does not fit (text is never cut), for a video
+    without frames, rate or finite duration, and where the text does not mention each medium exactly once.
     """
     planner = Planner(
         sample,
@@ -106,7 +107,7 @@ class Planner:
         # Timestamps stand on the file's clock, start + index / fps, as the released policy prints them (upstream 2.4).
         self._starts = [ref.start or 0.0 for ref in sample.videos]
         self._costs = [
-            video_cost(info.frames, info.fps, start, tokenizer, rules.dialect)
+            video_cost(info.frames, info.fps, start, tokenizer, rules.dialect, shown=wished_frames(info, rules))
             for start, info in zip(self._starts, video_infos, strict=True)
         ]
         limits = (*(info.frames for info in video_infos), *map(len, document_sizes))
@@ -326,3 +327,4 @@ def _check(sample: Sample, images: Sequence[Size], videos: Sequence[VideoMetadat
             f"{sample.where}: documents of {pages} pages, but sizes of {[len(sizes) for sizes in documents]} were given; "
             "give the size of every page, and documents at least one page"
         )
+    check_placeholders(sample)

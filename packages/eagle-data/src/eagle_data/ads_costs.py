@@ -70,9 +70,12 @@ class VideoCost:
         return (rate, time) if self.table is None else (len(rate), len(time))
 
 
-def video_cost(total: int, fps: float, start: float, tokenizer: PromptTokenizer, dialect: Dialect) -> VideoCost:
-    """The costs of one video; with the table where it holds for all frame numbers and times that the video can print."""
-    fits = total < 10**MOST_DIGITS and start + total / fps < 10**MOST_DIGITS - 1
+def video_cost(
+    total: int, fps: float, start: float, tokenizer: PromptTokenizer, dialect: Dialect, *, shown: int | None = None
+) -> VideoCost:
+    """The costs of one video of which at most `shown` frames are asked (None: all); with the table where it holds for all frame
+    numbers and times that are then printed."""
+    fits = (total if shown is None else shown) < 10**MOST_DIGITS and start + total / fps < 10**MOST_DIGITS - 1
     return VideoCost(total, fps, start, frame_table(tokenizer, dialect) if fits else None, tokenizer, dialect)
 
 

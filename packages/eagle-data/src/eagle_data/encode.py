@@ -12,7 +12,7 @@ import numpy as np
 
 from eagle_data.ads import VisualPlan, VisualRules, segments_of
 from eagle_data.errors import SampleError
-from eagle_data.placeholders import MISMATCH, split_placeholders
+from eagle_data.placeholders import MISMATCH, check_placeholders, split_placeholders
 from eagle_data.samples import ImageRef, Sample
 from eagle_data.special_tokens import IMG_CONTEXT
 from eagle_data.tokens import PromptTokenizer
@@ -68,8 +68,10 @@ class Encoded:
 def encode(sample: Sample, plan: VisualPlan, *, rules: VisualRules, tokenizer: PromptTokenizer) -> Encoded:
     """Token ids, labels and pictures of `sample` under `plan`.
 
-    Raises SampleError where the number of context tokens differs from the plan's pictures, or nothing is supervised.
+    Raises SampleError where the text does not mention each medium exactly once, where the number of context tokens differs from
+    the plan's pictures, and where nothing is supervised.
     """
+    check_placeholders(sample)
     segments = segments_of(sample, plan.images, plan.videos, rules, documents=plan.documents)
     ids, supervised = tokenizer.encode(segments)
     input_ids = np.asarray(ids, dtype=np.int32)

@@ -122,8 +122,8 @@ class StatefulLoader:
 
         It is the same on all ranks once each has taken the same number of packs. With `counts` it holds `report` as well, which
         is each rank's own; None means with one rank only. Whatever the data it is bounded: at most `buffer` draws that wait,
-        about 12 bytes each, some counted epochs, and at most 20 failures cut to 300 characters; under 100 kB at the default
-        buffer.
+        about 12 bytes each, some counted epochs, and at most 20 failures, place and reason cut to 600 bytes; under 100 kB at
+        the default buffer.
         """
         while self._places[-1][0] < self._consumed:
             # Another rank may be in a window that this one has not come to; the state has to be the same.

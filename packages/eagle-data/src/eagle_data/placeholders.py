@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from eagle_data.errors import SampleError
-from eagle_data.samples import Message
+from eagle_data.samples import Message, Sample
 
 # ASCII digits, and no more than a conversation can count: `\d` and int() would also take other scripts and 5000 digits.
 _NUMBERED = re.compile(r"<(image|video|document)-([0-9]{1,9})>")
@@ -72,13 +72,7 @@ def number_placeholders(
                 _refuse_shown_in_answers(messages, kind, where)
             prefix += "".join(f"<{kind}-{k}>" for k in range(1, count + 1))
         elif sorted(seen) != list(range(1, count + 1)):
-            listed = ", ".join(f"<{kind}-{k}>" for k in seen[:8]) + (", …" if len(seen) > 8 else "")
-            raise SampleError(
-                where,
-                f"the text mentions {len(seen)} {kind} placeholder(s) ({listed}) but {count} {kind}(s) are attached; "
-                + (f"mention each of 1..{count} exactly once, or none" if count else "attach them, or remove the placeholders"),
-                MISMATCH,
-            )
+            raise _disagreement(kind, seen, count, where, mend=f"mention each of 1..{count} exactly once, or none")
     if prefix:
         for i, message in enumerate(numbered):
             if message.role == "user":
@@ -87,6 +81,32 @@ def number_placeholders(
         else:
             raise SampleError(where, "media are attached but there is no human turn to show them in; add one", MISMATCH)
     return tuple(numbered)
+
+
+def check_placeholders(sample: Sample) -> None:
+    """Raise SampleError where the numbered placeholders of all turns but the assistant's are not the sample's media, each once.
+
+    What `number_placeholders` has numbered always passes; this is for samples made by hand.
+    """
+    counts = {"image": len(sample.images), "video": len(sample.videos), "document": len(sample.documents)}
+    mentioned: dict[str, list[int]] = {kind: [] for kind in counts}
+    for message in sample.messages:
+        if message.role != "assistant":
+            for kind, digits in _NUMBERED.findall(message.text):
+                mentioned[kind].append(int(digits))
+    for kind, count in counts.items():
+        if len(mentioned[kind]) != count or sorted(mentioned[kind]) != list(range(1, count + 1)):
+            raise _disagreement(kind, mentioned[kind], count, sample.where, mend=f"mention each of 1..{count} exactly once")
+
+
+def _disagreement(kind: str, mentioned: Sequence[int], count: int, where: str, *, mend: str) -> SampleError:
+    listed = ", ".join(f"<{kind}-{k}>" for k in mentioned[:8]) + (", …" if len(mentioned) > 8 else "")
+    return SampleError(
+        where,
+        f"the text mentions {len(mentioned)} {kind} placeholder(s){f' ({listed})' if listed else ''} but {count} {kind}(s) are "
+        f"attached; {mend if count else 'attach them, or remove the placeholders'}",
+        MISMATCH,
+    )
 
 
 def _refuse_shown_in_answers(messages: Sequence[Message], kind: str, where: str) -> None:

@@ -85,7 +85,8 @@ def prepare(
         for name, entry in datasets.items():
             settings = GroupSettings(
                 dataset=name,
-                root=str(entry.root),
+                # Samples keep their media's paths, and are loaded from other working directories than they were prepared in.
+                root=os.path.abspath(entry.root),
                 lengths=tuple(sorted(set(context_lengths[name]))),
                 rules=entry.rules(rules),
                 fingerprint=tokenizer.fingerprint,

@@ -1,7 +1,8 @@
 """What a training sample is: a conversation and the media it refers to, before anything is decoded.
 
-These are the frozen values handed from the annotation reader to planning. Paths are absolute or relative to the
-working directory (the dataset's `root` is already joined). Media numbers are 1-based, as in `<image-1>`.
+These are the frozen values handed from the annotation reader to planning. The dataset's `root` is already joined to their paths,
+which are relative to the working directory where it is; preparation makes it absolute. Media numbers are 1-based, as in
+`<image-1>`.
 """
 
 from __future__ import annotations
